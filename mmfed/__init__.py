@@ -1,0 +1,3 @@
+"""mmfed: privacy-preserving federated training of multimodal recommenders."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,305 @@
+"""Configuration: one model tree, TOML on disk, ``--set key=value`` on top."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmfed.errors import ExitCode, MmfedError
+
+PrivacyMode = Literal["none", "user-central", "record"]
+ModalityName = Literal["image", "text", "attributes", "audio", "video"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_by_name(cls, tree: Any) -> Any:
+        """TOML has no null: "none" stands for it wherever None is allowed."""
+        if not isinstance(tree, dict):
+            return tree
+        return {key: None if value == "none" and _optional(cls, key) else value for key, value in tree.items()}
+
+
+class RunSection(_Section):
+    """Name, seed and place of the run."""
+
+    name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name under `folder`")
+    folder: Path = Field(Path("runs"), description="where run folders are kept")
+    seed: int = Field(0, ge=0, description="every random draw of a simulation derives from it")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 takes all")
+
+
+class SplitSection(_Section):
+    """How a person's history is cut in time."""
+
+    kind: Literal["leave-last-out", "ratio", "global-time", "given"] = "leave-last-out"
+    validation: float = Field(0.1, ge=0, lt=1, description="share of a history (ratio) or of the time span (global-time)")
+    test: float = Field(0.1, gt=0, lt=1, description="share of a history (ratio) or of the time span (global-time)")
+    minimum_history: int = Field(3, ge=1, description="users with fewer interactions are kept in training only")
+
+
+class DataSection(_Section):
+    """Which shop, and how it is read."""
+
+    source: Literal["demo", "table", "movielens", "mmrec"] = "demo"
+    path: Path | None = Field(None, description="folder of the shop; the demo shop needs none")
+    minimum_value: float | None = Field(None, description="drop ratings below this value; none keeps all")
+    repeats: Literal["first", "last", "all"] = Field("first", description="which of a user's repeated items stay")
+    users: int | None = Field(None, ge=1, description="demo shop: number of simulated shoppers; elsewhere: keep only the first")
+    split: SplitSection = SplitSection()
+
+
+class EncoderSection(_Section):
+    """Frozen encoder of one modality."""
+
+    encoder: str = Field("default", description="'default', a torchvision/transformers model name, a folder, or 'none'")
+    weights: str = Field("default", description="'default', a torchvision weights name, or a file")
+    dimensions: int | None = Field(64, ge=1, description="PCA to this many dimensions; none keeps the encoder's own")
+    whiten: bool = Field(True, description="unit variance of every kept direction")
+
+
+class FeaturesSection(_Section):
+    """Frozen features of the public catalogue."""
+
+    modalities: tuple[ModalityName, ...] = ("image", "text", "attributes")
+    cache: Path | None = Field(None, description="feature cache folder; none takes the user's cache folder")
+    batch: int = Field(32, ge=1, description="pictures or texts at a time")
+    image: EncoderSection = EncoderSection()
+    text: EncoderSection = EncoderSection()
+    attributes: EncoderSection = EncoderSection(dimensions=None, whiten=False)
+    audio: EncoderSection = EncoderSection()
+    video: EncoderSection = EncoderSection()
+
+
+class ModelSection(_Section):
+    """The recommender."""
+
+    name: str = "dfmf"
+    dimensions: int = Field(64, ge=1, description="width of user states and item vectors")
+    fusion: Literal["concat", "attention"] = "concat"
+    item_ids: bool = Field(True, description="item-id residual on top of content, for items known at training time")
+    private_user_vector: bool = Field(False, description="a trained vector per user that never leaves the device")
+    decays: tuple[float, ...] = Field((0.5, 0.8, 0.95, 1.0), min_length=1)
+    history: int = Field(200, ge=1, description="events of a history that count, the latest ones")
+
+
+class TrainingSection(_Section):
+    """What a device does in a round."""
+
+    objective: Literal["softmax", "sampled-softmax", "bpr", "bce"] = "softmax"
+    positions: int = Field(30, ge=1, description="positions of a history used as targets in one pass")
+    negatives: int = Field(64, ge=1, description="sampled negatives per position (all objectives but softmax)")
+    steps: int = Field(1, ge=1, description="local gradient steps a round")
+    learning_rate: float = Field(1.0, gt=0, description="local step size")
+    history_dropout: float = Field(0.2, ge=0, lt=1)
+    private_learning_rate: float = Field(0.1, gt=0, description="step size of the private user vector")
+    engine: Literal["cohort", "reference"] = "cohort"
+
+
+class ServerOptimiserSection(_Section):
+    """How the coordinator applies the aggregated update (Reddi et al. 2021)."""
+
+    name: Literal["fedavg", "fedadam", "fedadagrad"] = "fedadam"
+    learning_rate: float = Field(0.02, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0, description="Adam/Adagrad denominator floor")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, applied by the coordinator to shared parameters")
+    global_second_moment: bool | None = Field(None, description="one second moment for the whole model; none: only under noise")
+
+
+class FederationSection(_Section):
+    """Who takes part in a round and how updates become a model."""
+
+    rounds: int = Field(75, ge=1)
+    cohort: int | None = Field(None, ge=1, description="planned users per round; none means everyone")
+    backend: Literal["inprocess", "ray"] = "inprocess"
+    nodes: int = Field(1, ge=1, description="how many nodes the users are spread over in a simulation")
+    round_timeout: float = Field(600.0, gt=0, description="seconds to wait for a node")
+    minimum_nodes: int = Field(1, ge=1, description="nodes that must be connected before training starts")
+    early_stopping: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
+    selection: Literal["last", "best-validation"] | None = Field(
+        None, description="which round becomes the model; none: best-validation without privacy, last with it"
+    )
+    server_optimiser: ServerOptimiserSection = ServerOptimiserSection()
+
+
+class PrivacySection(_Section):
+    """What is promised, to whom, and the noise that keeps it (PRIVACY table in docs/privacy.md)."""
+
+    mode: PrivacyMode = "user-central"
+    epsilon: float | None = Field(8.0, gt=0, description="target; the noise multiplier is planned from it")
+    noise_multiplier: float | None = Field(None, gt=0, description="given instead of epsilon")
+    delta: float | None = Field(None, gt=0, lt=1, description="none: population ** -1.1 (record mode: records ** -1.1)")
+    clip_norm: float = Field(0.15, gt=0, description="bound on the L2 norm of one user's (record mode: one window's) update")
+    window: int = Field(10, ge=2, description="record mode: most interactions in one window")
+    window_days: float = Field(30.0, gt=0, description="record mode: a window is cut by calendar time")
+    record_sample_rate: float = Field(0.5, gt=0, le=1, description="record mode: Poisson rate of windows on the device")
+    noise_source: Literal["seeded", "csprng"] = Field("seeded", description="seeded noise protects nobody: simulation only")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PrivacySection:
+        if self.mode != "none" and self.epsilon is None and self.noise_multiplier is None:
+            raise ValueError("set privacy.epsilon or privacy.noise_multiplier")
+        return self
+
+
+class EvaluationSection(_Section):
+    """How quality is measured."""
+
+    k: tuple[int, ...] = Field((10, 20, 50), min_length=1)
+    every: int = Field(5, ge=1, description="rounds between validations")
+    metric: str = Field("ndcg@10", description="the validation metric that chooses the round")
+    bootstrap: int = Field(1000, ge=0, description="resamples of the 95 % interval")
+    protocol: Literal["full", "sampled@99", "paper-compat"] = "full"
+    baselines: tuple[str, ...] = ("random", "popularity")
+
+
+class Config(_Section):
+    """Everything that decides a run."""
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    features: FeaturesSection = FeaturesSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    federation: FederationSection = FederationSection()
+    privacy: PrivacySection = PrivacySection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def selection(self) -> Literal["last", "best-validation"]:
+        """Which round becomes the model."""
+        chosen = self.federation.selection
+        return chosen or ("best-validation" if self.privacy.mode == "none" else "last")
+
+    def to_toml(self) -> str:
+        """The whole tree as TOML, None written as "none"; ``load_config`` reads it back equal."""
+        return tomli_w.dumps(_none_to_name(json.loads(self.model_dump_json())))
+
+    def to_flat(self) -> dict[str, str]:
+        """For Flower's run config, which takes scalars only: one JSON string (``from_flat`` reads it back)."""
+        return {"config": self.model_dump_json()}
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any]) -> Config:
+        """Inverse of ``to_flat``."""
+        return cls.model_validate_json(str(flat["config"]))
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a scenario file and apply ``key=value`` overrides.
+
+    Raises:
+        MmfedError: unreadable file, bad TOML, unknown key (named with the nearest known one), wrong type or range.
+    """
+    tree = {} if path is None else read_toml(path)
+    tree.pop("compare", None)
+    return build_config(tree, overrides, where="configuration" if path is None else str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a plain tree.
+
+    Raises:
+        MmfedError: the file is missing, not UTF-8 or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MmfedError(ExitCode.CONFIG, f"{path}: no such file.", "give the path of a scenario file (*.toml).") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MmfedError(ExitCode.CONFIG, f"{path}: cannot be read ({error}).", "give a readable UTF-8 TOML file.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise MmfedError(ExitCode.CONFIG, f"{path}: not valid TOML: {error}.", "mend that line.") from None
+
+
+def build_config(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "configuration") -> Config:
+    """Validate a plain tree with ``key=value`` overrides on top.
+
+    Raises:
+        MmfedError: names the key, what is wrong with it and the nearest known key.
+    """
+    merged = json.loads(json.dumps(tree, default=str))
+    for override in overrides:
+        _apply_override(merged, override)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key with its field info, in the order of the tree."""
+    keys: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        section = next((t for t in (info.annotation, *get_args(info.annotation)) if _is_section(t)), None)
+        if section is None:
+            keys[prefix + name] = info
+        else:
+            keys.update(known_keys(section, f"{prefix}{name}."))
+    return keys
+
+
+def _optional(section: type[BaseModel], key: str) -> bool:
+    field = section.model_fields.get(key)
+    return field is not None and type(None) in get_args(field.annotation)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise MmfedError(ExitCode.CONFIG, f"--set {override}: not of the form key=value.", "write e.g. --set federation.rounds=20.")
+    try:
+        value = tomllib.loads(f"v = {text.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, last = key.split(".")
+    node = tree
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise MmfedError(ExitCode.CONFIG, f"--set {key}: {section} is a value, not a section.", f"use {_nearest(key)}.")
+    node[last] = value
+
+
+def _explain(error: ValidationError, where: str) -> MmfedError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return MmfedError(ExitCode.CONFIG, f"{where}: unknown key {key}{more}.", f"did you mean {_nearest(key)}?")
+    info = known_keys().get(key)
+    about = f" ({info.description})" if info is not None and info.description else ""
+    given = first.get("input")
+    shown = f" = {given!r}" if not isinstance(given, dict) else ""
+    return MmfedError(ExitCode.CONFIG, f"{where}: {key}{shown}: {first['msg']}{more}.", f"change {key}{about}.")
+
+
+def _nearest(key: str) -> str:
+    known = list(known_keys())
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.3)
+    last = key.split(".")[-1]
+    by_name = [k for k in known if k.split(".")[-1] == last] or close or known[:1]
+    return by_name[0]
+
+
+def _none_to_name(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _none_to_name(value) for key, value in tree.items()}
+    return "none" if tree is None else tree
