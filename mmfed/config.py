@@ -43,7 +43,9 @@ class SplitSection(_Section):
     """How a person's history is cut in time."""
 
     kind: Literal["leave-last-out", "ratio", "global-time", "given"] = "leave-last-out"
-    validation: float = Field(0.1, ge=0, lt=1, description="share of a history (ratio) or of the time span (global-time)")
+    validation: float = Field(
+        0.1, ge=0, lt=1, description="share of a history (ratio) or of the time span (global-time)"
+    )
     test: float = Field(0.1, gt=0, lt=1, description="share of a history (ratio) or of the time span (global-time)")
     minimum_history: int = Field(3, ge=1, description="users with fewer interactions are kept in training only")
 
@@ -55,7 +57,9 @@ class DataSection(_Section):
     path: Path | None = Field(None, description="folder of the shop; the demo shop needs none")
     minimum_value: float | None = Field(None, description="drop ratings below this value; none keeps all")
     repeats: Literal["first", "last", "all"] = Field("first", description="which of a user's repeated items stay")
-    users: int | None = Field(None, ge=1, description="demo shop: number of simulated shoppers; elsewhere: keep only the first")
+    users: int | None = Field(
+        None, ge=1, description="demo shop: number of simulated shoppers; elsewhere: keep only the first"
+    )
     split: SplitSection = SplitSection()
 
 
@@ -115,7 +119,9 @@ class ServerOptimiserSection(_Section):
     beta2: float = Field(0.99, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0, description="Adam/Adagrad denominator floor")
     weight_decay: float = Field(0.0, ge=0, description="decoupled, applied by the coordinator to shared parameters")
-    global_second_moment: bool | None = Field(None, description="one second moment for the whole model; none: only under noise")
+    global_second_moment: bool | None = Field(
+        None, description="one second moment for the whole model; none: only under noise"
+    )
 
 
 class FederationSection(_Section):
@@ -141,11 +147,16 @@ class PrivacySection(_Section):
     epsilon: float | None = Field(8.0, gt=0, description="target; the noise multiplier is planned from it")
     noise_multiplier: float | None = Field(None, gt=0, description="given instead of epsilon")
     delta: float | None = Field(None, gt=0, lt=1, description="none: population ** -1.1 (record mode: records ** -1.1)")
-    clip_norm: float = Field(0.15, gt=0, description="bound on the L2 norm of one user's (record mode: one window's) update")
-    window: int = Field(10, ge=2, description="record mode: most interactions in one window")
-    window_days: float = Field(30.0, gt=0, description="record mode: a window is cut by calendar time")
+    clip_norm: float = Field(
+        0.15, gt=0, description="bound on the L2 norm of one user's (record mode: one window's) update"
+    )
+    window: int = Field(10, ge=1, description="record mode: most interactions in one window")
+    window_days: float = Field(7.0, gt=0, description="record mode: calendar span of a window")
+    record_batch: int = Field(4, ge=1, description="record mode: public divisor of a device's summed gradients")
     record_sample_rate: float = Field(0.5, gt=0, le=1, description="record mode: Poisson rate of windows on the device")
-    noise_source: Literal["seeded", "csprng"] = Field("seeded", description="seeded noise protects nobody: simulation only")
+    noise_source: Literal["seeded", "csprng"] = Field(
+        "seeded", description="seeded noise protects nobody: simulation only"
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> PrivacySection:
@@ -217,9 +228,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MmfedError(ExitCode.CONFIG, f"{path}: no such file.", "give the path of a scenario file (*.toml).") from None
+        raise MmfedError(
+            ExitCode.CONFIG, f"{path}: no such file.", "give the path of a scenario file (*.toml)."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise MmfedError(ExitCode.CONFIG, f"{path}: cannot be read ({error}).", "give a readable UTF-8 TOML file.") from None
+        raise MmfedError(
+            ExitCode.CONFIG, f"{path}: cannot be read ({error}).", "give a readable UTF-8 TOML file."
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise MmfedError(ExitCode.CONFIG, f"{path}: not valid TOML: {error}.", "mend that line.") from None
 
@@ -264,7 +279,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise MmfedError(ExitCode.CONFIG, f"--set {override}: not of the form key=value.", "write e.g. --set federation.rounds=20.")
+        raise MmfedError(
+            ExitCode.CONFIG, f"--set {override}: not of the form key=value.", "write e.g. --set federation.rounds=20."
+        )
     try:
         value = tomllib.loads(f"v = {text.strip()}")["v"]
     except tomllib.TOMLDecodeError:
@@ -274,7 +291,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     for section in sections:
         node = node.setdefault(section, {})
         if not isinstance(node, dict):
-            raise MmfedError(ExitCode.CONFIG, f"--set {key}: {section} is a value, not a section.", f"use {_nearest(key)}.")
+            raise MmfedError(
+                ExitCode.CONFIG, f"--set {key}: {section} is a value, not a section.", f"use {_nearest(key)}."
+            )
     node[last] = value
 
 

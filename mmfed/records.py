@@ -142,7 +142,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except ValueError:
-            raise MmfedError(ExitCode.STORAGE, f"{path}: line {number} is not JSON.", "restore the file from a copy.") from None
+            raise MmfedError(
+                ExitCode.STORAGE, f"{path}: line {number} is not JSON.", "restore the file from a copy."
+            ) from None
     return records
 
 

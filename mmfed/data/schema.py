@@ -183,12 +183,15 @@ class Shop:
 
     Attributes:
         notes: what cleaning changed or a reader should know, one line each; shown in reports.
+        parts: [interactions] int8, the split that came with the data (0 train, 1 validation, 2 test), row-aligned with
+            ``interactions``; None where the source has none.
     """
 
     name: str
     catalogue: Catalogue
     interactions: Interactions
     notes: tuple[str, ...] = ()
+    parts: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +249,7 @@ def group_by_user(
         user_ids: [user_count] id of each user index.
         users: [interactions] user index of each row; the other columns are row-aligned.
     """
-    order = np.lexsort((np.arange(len(users)), times, users))
+    order = np.lexsort((times, users))  # stable: ties keep input order
     counts = np.bincount(users, minlength=len(user_ids))
     return Interactions(
         user_ids=list(user_ids),

@@ -1,0 +1,1 @@
+"""Frozen encoders: the public catalogue as numbers, cached on disk."""

@@ -1,0 +1,1 @@
+"""Fusion heads: modality vectors of an item to one vector."""

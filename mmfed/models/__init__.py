@@ -1,0 +1,1 @@
+"""Recommenders and the contract they share."""

@@ -1,0 +1,1 @@
+"""A whole federation on one machine: the same apps, other carriers."""

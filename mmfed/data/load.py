@@ -1,0 +1,72 @@
+"""From a configuration to a cleaned ``Shop``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mmfed.config import DataSection
+from mmfed.data.preprocess import clean
+from mmfed.data.schema import Shop
+from mmfed.errors import ExitCode, MmfedError
+
+
+def load_shop(section: DataSection, *, seed: int) -> Shop:
+    """Read a shop and clean it; ``notes`` says what cleaning changed.
+
+    Args:
+        seed: only the demo shop, whose shoppers are simulated, draws from it.
+
+    Raises:
+        MmfedError: names the file, row and column at fault, or says that nothing is left.
+    """
+    shop = _read(section, seed)
+    if section.users is not None and section.source != "demo" and section.users < shop.interactions.user_count:
+        shop = _first_users(shop, section.users)
+    return clean(shop, repeats=section.repeats, minimum_value=section.minimum_value)
+
+
+def _read(section: DataSection, seed: int) -> Shop:
+    if section.source == "demo":
+        from mmfed.data.demo import load_demo
+
+        return load_demo(section.users, seed)
+    folder = _folder(section)
+    if section.source == "table":
+        from mmfed.data.sources.table import load_table
+
+        return load_table(folder)
+    if section.source == "movielens":
+        from mmfed.data.sources.movielens import load_movielens
+
+        return load_movielens(folder)
+    from mmfed.data.sources.mmrec import load_mmrec
+
+    return load_mmrec(folder)
+
+
+def _folder(section: DataSection) -> Path:
+    if section.path is None:
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f'data.source = "{section.source}" needs data.path, the folder of the shop.',
+            "add --set data.path=FOLDER, or take the demo shop with data.source = demo.",
+        )
+    if not section.path.is_dir():
+        what = "is not a folder" if section.path.exists() else "no such folder"
+        raise MmfedError(
+            ExitCode.DATA, f"{section.path}: {what}.", "set data.path to the folder that holds the shop's files."
+        )
+    return section.path
+
+
+def _first_users(shop: Shop, users: int) -> Shop:
+    kept = shop.interactions.keep_users(np.arange(users))
+    return replace(
+        shop,
+        interactions=kept,
+        parts=None if shop.parts is None else shop.parts[: len(kept)],
+        notes=(*shop.notes, f"only the first {users} of {shop.interactions.user_count} users were kept (data.users)"),
+    )

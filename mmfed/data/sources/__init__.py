@@ -1,0 +1,1 @@
+"""One file per format a shop can come in."""

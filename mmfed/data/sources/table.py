@@ -1,0 +1,99 @@
+"""The shop's own format, docs/data.md: ``interactions`` and ``items`` (CSV or Parquet) and a ``media/`` folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mmfed.data.findings import Findings
+from mmfed.data.schema import Catalogue, Interactions, Shop, group_by_user
+from mmfed.data.sources.columns import ColumnReader
+from mmfed.data.sources.delimited import TableFile, find_table, read_table_file, require_columns
+from mmfed.data.sources.encode import codes
+from mmfed.data.sources.items import read_items
+from mmfed.types import IntArray
+
+INTERACTION_COLUMNS = ("user", "item", "time", "action", "value")
+
+
+def load_table(folder: Path) -> Shop:
+    """Read a shop's own files.
+
+    Raises:
+        MmfedError: the first error that ``check_shop`` would report, in the same words.
+    """
+    findings = Findings()
+    shop = read_table(folder, findings)
+    findings.raise_first_error()
+    if shop is None:
+        raise RuntimeError("a shop that cannot be read must come with an error")
+    return shop
+
+
+def read_table(folder: Path, findings: Findings) -> Shop | None:
+    """Read as much as can be read and put every fault into ``findings``; None where a file cannot be used at all."""
+    items_path = find_table(folder, "items", findings)
+    events_path = find_table(folder, "interactions", findings)
+    catalogue = None if items_path is None else read_items(items_path, folder, findings)
+    events = None if events_path is None else read_table_file(events_path, findings, INTERACTION_COLUMNS)
+    if events is None or not require_columns(events, INTERACTION_COLUMNS[:3], findings):
+        return None
+    interactions = _interactions(events, catalogue, findings)
+    if interactions is None or catalogue is None:
+        return None
+    return Shop(name=folder.resolve().name, catalogue=catalogue, interactions=interactions, notes=tuple(findings.notes))
+
+
+def _interactions(table: TableFile, catalogue: Catalogue | None, findings: Findings) -> Interactions | None:
+    if table.frame.height == 0:
+        findings.add("error", table.name, "there is a header but no row", "add the interactions of the shop.")
+        return None
+    reader = ColumnReader(table, findings)
+    users, items = reader.ids("user"), reader.ids("item")
+    times = reader.times("time")
+    values = reader.numbers("value")
+    actions = reader.actions("action", values)
+    for name, column in (("user", users), ("item", items), ("time", reader.text("time"))):
+        what = "the cell is empty; the row is left out"
+        reader.report("warning", name, column.is_null(), what, "fill it in, or delete the row.")
+    if catalogue is None:
+        return None
+    known = pl.Series(catalogue.item_ids, dtype=pl.String)
+    item_index = codes(items, known)
+    unknown = pl.Series(item_index < 0) & items.is_not_null()
+    fix = "add the item there, or delete the row."
+    if unknown.any() and (codes(items.filter(unknown).str.replace(r"\.0$", ""), known) >= 0).any():
+        fix = "write the ids as the items file does: without .0 at the end."
+    reader.report("error", "item", unknown, "{cell} is not in the items file", fix, items)
+    keep = (users.is_not_null() & times.is_not_null() & pl.Series(item_index >= 0)).to_numpy()
+    user_names = users.filter(keep).unique(maintain_order=True)
+    user_index = codes(users, user_names)
+    interactions = group_by_user(
+        user_ids=user_names.to_list(),
+        users=user_index[keep],
+        items=item_index[keep],
+        times=times.filter(keep).to_numpy(),
+        actions=actions.filter(keep).to_numpy(),
+        values=values.filter(keep).cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        item_count=catalogue.size,
+    )
+    _warn_of_order(reader, user_index, times, keep)
+    if interactions.user_count == 1:
+        fix = "give the interactions of all customers; one person alone can neither be hidden nor learned from."
+        findings.add("warning", table.name, "there is a single user", fix, column="user")
+    return interactions
+
+
+def _warn_of_order(reader: ColumnReader, users: IntArray, times: pl.Series, keep: np.ndarray) -> None:
+    """Warn of rows that are earlier than the row before them of the same user."""
+    rows = np.flatnonzero(keep)
+    order = rows[np.argsort(users[rows], kind="stable")]
+    seconds = times.fill_null(0).to_numpy()[order]
+    back = (np.diff(seconds) < 0) & (np.diff(users[order]) == 0)
+    if back.any():
+        bad = np.zeros(len(users), dtype=bool)
+        bad[order[1:][back]] = True
+        what = "the time is before that of the user's row above; rows are put in order of time"
+        reader.report("warning", "time", pl.Series(bad), what, "nothing to do, unless the file's order was meant.")

@@ -1,0 +1,148 @@
+"""Train, validation and test: every history is cut in time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from mmfed.config import SplitSection
+from mmfed.data.schema import Interactions, Shop, Split
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.types import IntArray
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+_TIES = "ties in time keep input order"
+
+
+def split_shop(shop: Shop, section: SplitSection) -> Split:
+    """Cut the interactions of a shop into train, validation and test; every row lands in exactly one of them.
+
+    ``leave-last-out`` and ``ratio`` decide each user by that user's own rows alone. ``global-time`` has one cut date
+    for everyone, so no training row is later than any test row.
+
+    Raises:
+        MmfedError: the shares leave nothing to train on, no split came with the data, or the data carry no time.
+    """
+    interactions = shop.interactions
+    if section.kind == "given":
+        return cut(interactions, _given_parts(shop), "split given with the data")
+    if section.kind != "leave-last-out" and section.validation + section.test >= 1:
+        total = section.validation + section.test
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f"data.split.validation + data.split.test = {total:g}: nothing is left to train on.",
+            "choose shares that add up to less than 1, e.g. 0.1 and 0.1.",
+        )
+    _require_time(shop, section)
+    if section.kind == "leave-last-out":
+        return _leave_last_out(interactions, section)
+    if section.kind == "ratio":
+        return _ratio(interactions, section)
+    return _global_time(interactions, section)
+
+
+def cut(interactions: Interactions, parts: IntArray, description: str) -> Split:
+    """A ``Split`` from one part number per row: [interactions] of 0 (train), 1 (validation), 2 (test)."""
+    if parts.shape != (len(interactions),) or (len(parts) and not 0 <= parts.min() <= parts.max() <= TEST):
+        raise ValueError("parts must hold 0, 1 or 2 for every interaction")
+    return Split(
+        train=interactions.keep_rows(parts == TRAIN),
+        validation=interactions.keep_rows(parts == VALIDATION),
+        test=interactions.keep_rows(parts == TEST),
+        description=description,
+    )
+
+
+def _leave_last_out(interactions: Interactions, section: SplitSection) -> Split:
+    minimum = max(section.minimum_history, 3)  # below 3 there would be no training row left
+    lengths, from_end = _lengths_and_distance_to_end(interactions)
+    parts = np.zeros(len(interactions), dtype=np.int8)
+    long_enough = lengths >= minimum
+    parts[long_enough & (from_end == 0)] = TEST
+    parts[long_enough & (from_end == 1)] = VALIDATION
+    return cut(
+        interactions,
+        parts,
+        "leave-last-out: a user's last interaction is test, the one before it validation; "
+        f"users with fewer than {minimum} interactions are in training only; {_TIES}",
+    )
+
+
+def _ratio(interactions: Interactions, section: SplitSection) -> Split:
+    minimum = max(section.minimum_history, 3 if section.validation > 0 else 2)
+    lengths, from_end = _lengths_and_distance_to_end(interactions)
+    test = np.clip(_rounded(lengths * section.test), 1, None)
+    validation = (
+        np.clip(_rounded(lengths * section.validation), 1, None) if section.validation > 0 else np.zeros_like(test)
+    )
+    test = np.minimum(test, lengths - 1 - (validation > 0))  # the latest rows leave one for each earlier part
+    validation = np.minimum(validation, lengths - 1 - test)
+    parts = np.zeros(len(interactions), dtype=np.int8)
+    long_enough = lengths >= minimum
+    parts[long_enough & (from_end < test + validation)] = VALIDATION
+    parts[long_enough & (from_end < test)] = TEST
+    return cut(
+        interactions,
+        parts,
+        f"ratio: of every history the latest {section.test:.0%} are test and the {section.validation:.0%} before them "
+        f"validation, at least one each; users with fewer than {minimum} interactions are in training only; {_TIES}",
+    )
+
+
+def _global_time(interactions: Interactions, section: SplitSection) -> Split:
+    times = interactions.times
+    if len(times) == 0 or times.min() == times.max():
+        raise MmfedError(
+            ExitCode.DATA,
+            "data.split.kind = global-time needs interactions at different times, and all carry the same one.",
+            "choose data.split.kind = leave-last-out, or give the interactions their times.",
+        )
+    start, end = int(times.min()), int(times.max())
+    test_from = end - section.test * (end - start)
+    validation_from = end - (section.test + section.validation) * (end - start)
+    parts = np.zeros(len(times), dtype=np.int8)
+    parts[times >= validation_from] = VALIDATION
+    parts[times >= test_from] = TEST
+    return cut(
+        interactions,
+        parts,
+        f"global-time: validation from {_date(validation_from)}, test from {_date(test_from)} on, the same for every "
+        "user; minimum_history does not apply, since a training row after the cut would look ahead",
+    )
+
+
+def _given_parts(shop: Shop) -> IntArray:
+    if shop.parts is None:
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f"data.split.kind = given, but the shop '{shop.name}' came without a split.",
+            "choose data.split.kind = leave-last-out, ratio or global-time.",
+        )
+    return shop.parts
+
+
+def _require_time(shop: Shop, section: SplitSection) -> None:
+    times = shop.interactions.times
+    if shop.parts is not None and (len(times) == 0 or times.min() == times.max()):
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f"data.split.kind = {section.kind} cuts by time, but '{shop.name}' has no times, only a given split.",
+            'set data.split.kind = "given".',
+        )
+
+
+def _lengths_and_distance_to_end(interactions: Interactions) -> tuple[IntArray, IntArray]:
+    """Per row: the length of its user's history, and how many rows of that user follow it."""
+    lengths = np.repeat(interactions.lengths, interactions.lengths)
+    ends = np.repeat(interactions.indptr[1:], interactions.lengths)
+    return lengths, ends - 1 - np.arange(len(interactions))
+
+
+def _rounded(values: np.ndarray) -> IntArray:
+    """Half up; NumPy's own rounding goes to even."""
+    return np.floor(values + 0.5).astype(np.int64)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")

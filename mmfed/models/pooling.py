@@ -1,0 +1,50 @@
+"""The user state pooled from the user's own history with several recency decays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmfed.models.base import HistoryBatch
+
+
+class HistoryPooling(nn.Module):
+    """q_t = Σ_γ A_γ · Σ_{s<t} γ^(t-1-s) h_s / (Σ_{s<t} γ^(t-1-s))^0.75, A_γ initialised to I / #decays.
+
+    The exponent .75 lets a longer history speak louder without growing linearly. An empty history gives zeros.
+
+    Args:
+        dimensions: width d of history vectors and states.
+        decays: the γ, each in (0, 1]; 1 is a plain sum.
+        history: events that count, the latest before a position.
+    """
+
+    def __init__(self, dimensions: int, decays: Sequence[float], history: int) -> None:
+        super().__init__()
+        self.decays = tuple(decays)
+        self.history = history
+        self.mix = nn.Parameter(torch.eye(dimensions).repeat(len(decays), 1, 1) / len(decays))
+
+    def forward(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
+        """Pool.
+
+        Args:
+            vectors: [users, events, d] history vectors of the batch's events.
+            batch: which events are known and kept, and the positions.
+
+        Returns:
+            [users, states, d]
+        """
+        events = torch.arange(vectors.shape[1], device=vectors.device)
+        age = batch.positions[:, :, None] - 1 - events
+        before = ((age >= 0) & (age < self.history)) * batch.kept[:, None, :]
+        age = age.clamp_min(0).to(vectors.dtype)
+        states = vectors.new_zeros(())
+        for decay, mix in zip(self.decays, self.mix, strict=True):
+            weights = before * decay**age
+            total = weights.sum(-1, keepdim=True)
+            pooled = weights @ vectors / total.clamp_min(1e-12) ** 0.75
+            states = states + pooled @ mix
+        return states

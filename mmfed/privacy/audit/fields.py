@@ -1,0 +1,144 @@
+"""What each kind of ledger line must hold: names, types, ranges, and what may follow what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Check = Callable[[Any], bool]
+
+_HEX = set("0123456789abcdef")
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value > 0
+
+
+def _not_negative(value: Any) -> bool:
+    return _number(value) and value >= 0
+
+
+def _whole(least: int) -> Check:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _one_of(*names: str) -> Check:
+    return lambda value: isinstance(value, str) and value in names
+
+
+def _hex(length: int) -> Check:
+    return lambda value: isinstance(value, str) and len(value) == length and not set(value) - _HEX
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+_FIELDS: dict[str, dict[str, Check]] = {
+    "header": {
+        "format": _one_of("mmfed-ledger-1"),
+        "run_id": _text,
+        "mode": _one_of("user-central", "record"),
+        "unit": _text,
+        "adjacency": _text,
+        "trust": _text,
+        "covered": _texts,
+        "not_covered": _texts,
+        "population": _whole(2),
+        "population_basis": _text,
+        "delta": lambda value: _number(value) and 0 < value < 1,
+        "delta_reason": _text,
+        "target_epsilon": _or_null(_positive),
+        "noise_source": _text,
+        "code_version": _text,
+        "lock_hash": _hex(64),
+        "public_key": _hex(64),
+    },
+    "release": {
+        "round": _whole(0),
+        "line": _one_of("model", "metrics", "statistics", "tuning"),
+        "mechanism": _one_of("gaussian", "dp-sgd"),
+        "clip_norm": _positive,
+        "noise_multiplier": _positive,
+        "sampling": _one_of("poisson", "full"),
+        "sampling_rate": lambda value: _number(value) and 0 < value <= 1,
+        "steps": _whole(1),
+        "planned_cohort": _whole(1),
+        "realised_cohort": _or_null(_whole(0)),
+        "weights": _one_of("equal"),
+        "dropouts": _whole(0),
+        "noise_added_by": _one_of("server", "device"),
+        "result_hash": _hex(64),
+        "epsilon": _not_negative,
+        "epsilon_delta": lambda value: _number(value) and 0 < value < 1,
+        "epsilon_method": _one_of("pld", "rdp"),
+        "epsilon_discretisation": _not_negative,
+    },
+    "refusal": {"reason": _text, "by": _text, "round": _or_null(_whole(0))},
+}
+
+
+def fault_in_body(kind: str, body: Mapping[str, Any]) -> str | None:
+    """The first field of a line's body that is missing, unknown, or out of type or range; None when all hold."""
+    checks = _FIELDS[kind]
+    for name in checks:
+        if name not in body:
+            return f"{kind} lacks {name}"
+    for name, value in body.items():
+        if name not in checks:
+            return f"{kind} has the unknown field {name[:40]!r}"
+        if not checks[name](value):
+            return f"{kind}.{name} = {str(value)[:60]!r} is not allowed"
+    if kind == "header" and body["delta"] >= 1 / body["population"]:
+        return f"header.delta = {body['delta']!r} is not below 1/N = {1 / body['population']:.3g}"
+    if kind == "release" and body["sampling"] == "full" and body["sampling_rate"] != 1:
+        return f"release.sampling_rate = {body['sampling_rate']!r} with full participation"
+    return None
+
+
+class Order:
+    """What may follow what: δ, mode and claims agree with the header, ε never falls, rounds go forward."""
+
+    def __init__(self) -> None:
+        self._header: Mapping[str, Any] = {}
+        self._epsilon = 0.0
+        self._latest: dict[str, int] = {}
+        self._rounds: set[tuple[str, int]] = set()
+        self._releases: set[tuple[str, int, str]] = set()
+
+    def fault(self, kind: str, body: Mapping[str, Any]) -> str | None:
+        """What is wrong with this line after the ones accepted before; None when it may stand (it is then accepted)."""
+        if kind == "header":
+            self._header = body
+        if kind != "release":
+            return None
+        line, number, result = body["line"], body["round"], body["result_hash"]
+        mechanism = "dp-sgd" if self._header["mode"] == "record" else "gaussian"
+        if body["mechanism"] != mechanism:
+            return f"mechanism {body['mechanism']} in mode {self._header['mode']}"
+        if body["epsilon_delta"] != self._header["delta"]:
+            return f"epsilon is claimed at delta {body['epsilon_delta']!r}, the header says {self._header['delta']!r}"
+        if body["epsilon"] < self._epsilon * (1 - 1e-6) - 1e-9:
+            return f"claimed epsilon falls from {self._epsilon!r} to {body['epsilon']!r}"
+        if (line, number, result) in self._releases:
+            return f"round {number} of line {line} is charged twice for the same result"
+        if number <= self._latest.get(line, -1) and (line, number) not in self._rounds:
+            return f"round {number} of line {line} comes after round {self._latest[line]}"
+        self._epsilon = max(self._epsilon, body["epsilon"])
+        self._latest[line] = max(number, self._latest.get(line, -1))
+        self._rounds.add((line, number))
+        self._releases.add((line, number, result))
+        return None

@@ -1,0 +1,193 @@
+"""The audit: ledger files and public keys in, a verdict per ledger out. Trusts nobody, imports no accountant.
+
+A claim is compared with ``recompute.epsilon_upper_bound``. Both are upper bounds on the same ε; neither is exact:
+
+- a claim below the recomputed value by more than 0.1 % + 1e-5 is a fault (our grid costs at most about 0.01 %);
+- a claim above it by more than 1 % + 1e-3 is a fault too, except that a claim made by Rényi DP, which is looser, may go
+  up to our own Rényi bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfed.privacy.audit.recompute import Term, epsilon_upper_bound, gaussian_mu, rdp_epsilon
+from mmfed.privacy.audit.verify import Head, LedgerLine, verify_ledger
+
+DELTAS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8)
+_CHECKPOINTS = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not hold. ``line`` counts from 1 (the header); None concerns the whole file."""
+
+    path: Path
+    line: int | None
+    what: str
+
+    def __str__(self) -> str:
+        where = "" if self.line is None else f": line {self.line}"
+        return f"{self.path}{where}: {self.what}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerAudit:
+    """What one ledger shows, up to its first bad line.
+
+    Args:
+        path: the file.
+        holds: nothing was found.
+        key_pinned: the public key was given from outside; otherwise the ledger only declares it.
+        anchored: a head kept by another party was compared.
+        header: body of the header, empty when even that is bad.
+        releases, refusals: how many.
+        claimed: last claimed ε, at the header's δ; None without releases.
+        recomputed: ε from the events by the second code path, at the header's δ; None without releases.
+        epsilon_at: ε recomputed at several δ.
+        epsilon_by_line: ε recomputed for each budget line alone, at the header's δ.
+        mu: μ of Gaussian DP when nobody was sampled, else None.
+        head: index and hash of the last good line.
+    """
+
+    path: Path
+    holds: bool
+    key_pinned: bool
+    anchored: bool
+    header: Mapping[str, Any]
+    releases: int
+    refusals: int
+    claimed: float | None
+    recomputed: float | None
+    epsilon_at: Mapping[float, float]
+    epsilon_by_line: Mapping[str, float]
+    mu: float | None
+    head: Head | None
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """All ledgers and everything that does not hold."""
+
+    ledgers: tuple[LedgerAudit, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def holds(self) -> bool:
+        """No finding at all."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tree for JSON."""
+        ledgers = [
+            {
+                **asdict(ledger),
+                "path": str(ledger.path),
+                "epsilon_at": {f"{delta:g}": value for delta, value in ledger.epsilon_at.items()},
+            }
+            for ledger in self.ledgers
+        ]
+        findings = [{"path": str(f.path), "line": f.line, "what": f.what} for f in self.findings]
+        return {"holds": self.holds, "ledgers": ledgers, "findings": findings}
+
+
+def audit_ledgers(
+    paths: Sequence[Path],
+    public_keys: Mapping[Path, str] | None = None,
+    heads: Mapping[Path, Head] | None = None,
+    *,
+    thorough: bool = False,
+) -> AuditResult:
+    """Check chain, signatures, fields, order and every ε of ledgers.
+
+    Args:
+        paths: ledger files.
+        public_keys: hex ed25519 keys, by path, obtained from each party some other way; without one the key in the
+            header is believed, and ``LedgerAudit.key_pinned`` says so.
+        heads: anchored heads by path; without one a ledger cut at a line's end looks whole.
+        thorough: recompute ε after every release; otherwise after the first, the last and a few between. Claims never
+            fall (checked), so the others lie between.
+
+    Raises:
+        MmfedError: a file cannot be read.
+    """
+    ledgers, findings = [], []
+    for path in paths:
+        ledger, found = _audit_one(path, (public_keys or {}).get(path), (heads or {}).get(path), thorough=thorough)
+        ledgers.append(ledger)
+        findings.extend(found)
+    return AuditResult(tuple(ledgers), tuple(findings))
+
+
+def _audit_one(path: Path, key: str | None, head: Head | None, *, thorough: bool) -> tuple[LedgerAudit, list[Finding]]:
+    reading = verify_ledger(path, public_key=key, head=head)
+    lines = reading.lines
+    findings = [] if reading.fault is None else [Finding(path, reading.fault.line, reading.fault.what)]
+    header = lines[0].body if lines else {}
+    releases = [line for line in lines if line.kind == "release"]
+    terms = [_term(line.body) for line in releases]
+    recomputed = mu = None
+    at: dict[float, float] = {}
+    by_line: dict[str, float] = {}
+    if releases:
+        delta = float(header["delta"])
+        recomputed = epsilon_upper_bound(terms, delta)
+        findings.extend(_claims(path, releases, terms, delta, recomputed, thorough=thorough))
+        findings.extend(_target(path, header, releases[-1], recomputed))
+        at = {other: epsilon_upper_bound(terms, other) for other in DELTAS if other < 1 / header["population"]}
+        names = sorted({str(line.body["line"]) for line in releases})
+        for name in names:
+            alone = [_term(line.body) for line in releases if line.body["line"] == name]
+            by_line[name] = recomputed if len(names) == 1 else epsilon_upper_bound(alone, delta)
+        mu = gaussian_mu(terms)
+    ledger = LedgerAudit(
+        path=path,
+        holds=not findings,
+        key_pinned=key is not None,
+        anchored=head is not None,
+        header=header,
+        releases=len(releases),
+        refusals=sum(line.kind == "refusal" for line in lines),
+        claimed=float(releases[-1].body["epsilon"]) if releases else None,
+        recomputed=recomputed,
+        epsilon_at=at,
+        epsilon_by_line=by_line,
+        mu=mu,
+        head=Head(lines[-1].index, lines[-1].hash) if lines else None,
+    )
+    return ledger, findings
+
+
+def _claims(
+    path: Path, releases: list[LedgerLine], terms: list[Term], delta: float, last: float, *, thorough: bool
+) -> list[Finding]:
+    count = len(releases)
+    chosen = (
+        range(count) if thorough else sorted({0, count - 1, *(count * k // _CHECKPOINTS for k in range(_CHECKPOINTS))})
+    )
+    findings = []
+    for position in chosen:
+        body = releases[position].body
+        value = last if position == count - 1 else epsilon_upper_bound(terms[: position + 1], delta)
+        claim = float(body["epsilon"])
+        limit = value * 1.01 + 1e-3
+        if body["epsilon_method"] == "rdp" and claim > limit:
+            limit = rdp_epsilon(terms[: position + 1], delta) * 1.01 + 1e-3
+        if claim < value * (1 - 1e-3) - 1e-5 or claim > limit:
+            what = f"claims epsilon {claim:.6g} after this release, recomputed {value:.6g} at delta {delta:.3g}"
+            findings.append(Finding(path, releases[position].index + 1, what))
+    return findings
+
+
+def _target(path: Path, header: Mapping[str, Any], last: LedgerLine, recomputed: float) -> list[Finding]:
+    target = header["target_epsilon"]
+    if target is None or recomputed <= target * (1 + 1e-3) + 1e-5:
+        return []
+    return [Finding(path, last.index + 1, f"epsilon {recomputed:.6g} exceeds the target {target:g} of the header")]
+
+
+def _term(body: Mapping[str, Any]) -> Term:
+    return Term(float(body["noise_multiplier"]), float(body["sampling_rate"]), int(body["steps"]))

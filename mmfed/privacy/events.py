@@ -1,0 +1,166 @@
+"""What a ledger's lines say: the header's promise and the release about to leave."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.privacy.accounting import GaussianRelease, Sampling
+from mmfed.privacy.units import Guarantee, check_count, check_positive
+
+FORMAT = "mmfed-ledger-1"
+
+Line = Literal["model", "metrics", "statistics", "tuning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerHeader:
+    """What the ledger promises; the first line. ``header_for`` fills it from a guarantee.
+
+    Args:
+        run_id: names the run.
+        mode: privacy mode.
+        unit, adjacency, trust, covered, not_covered: as in ``units.Guarantee``.
+        population: N that δ refers to.
+        population_basis: how N was fixed.
+        delta, delta_reason: δ and why.
+        target_epsilon: the budget; None when only a noise multiplier was given.
+        noise_source: name of the noise source.
+        code_version: version of mmfed.
+        lock_hash: SHA-256 over the names and versions of everything installed.
+        public_key: hex of the ed25519 key that signs; filled by ``Ledger.create``.
+    """
+
+    run_id: str
+    mode: str
+    unit: str
+    adjacency: str
+    trust: str
+    covered: tuple[str, ...]
+    not_covered: tuple[str, ...]
+    population: int
+    population_basis: str
+    delta: float
+    delta_reason: str
+    target_epsilon: float | None
+    noise_source: str
+    code_version: str
+    lock_hash: str
+    public_key: str = ""
+    format: str = FORMAT
+
+    def promise(self) -> dict[str, Any]:
+        """The fields a resumed run must repeat exactly."""
+        loose = {"code_version", "lock_hash", "public_key", "noise_source"}
+        return {name: value for name, value in asdict(self).items() if name not in loose}
+
+
+def header_for(
+    guarantee: Guarantee,
+    *,
+    run_id: str,
+    population: int,
+    population_basis: str,
+    target_epsilon: float | None,
+    noise_source: str,
+) -> LedgerHeader:
+    """The header of a new ledger: the guarantee's words plus the versions of the code that runs now."""
+    installed = sorted(
+        {f"{d.metadata['Name']}=={d.version}".lower() for d in importlib.metadata.distributions() if d.metadata}
+    )
+    versions = [entry.partition("==")[2] for entry in installed if entry.startswith("mmfed==")]
+    return LedgerHeader(
+        run_id=run_id,
+        mode=guarantee.mode,
+        unit=guarantee.unit,
+        adjacency=guarantee.adjacency,
+        trust=guarantee.trust,
+        covered=guarantee.covered,
+        not_covered=guarantee.not_covered,
+        population=population,
+        population_basis=population_basis,
+        delta=guarantee.delta,
+        delta_reason=guarantee.delta_reason,
+        target_epsilon=target_epsilon,
+        noise_source=noise_source,
+        code_version=versions[0] if versions else "unknown",
+        lock_hash=hashlib.sha256("\n".join(installed).encode()).hexdigest(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseEvent:
+    """One release about to leave; charged with ``Ledger.charge``.
+
+    Args:
+        round: round number, from 0.
+        line: budget line.
+        mechanism: "gaussian" or "dp-sgd".
+        clip_norm: C.
+        noise_multiplier: σ relative to C.
+        sampling, sampling_rate: how units were chosen.
+        steps: releases of this kind inside the event (record mode: DP-SGD steps).
+        planned_cohort, realised_cohort: units meant to take part and that did (None: not to be told).
+        weights: always "equal".
+        dropouts: units that were chosen and did not answer.
+        noise_added_by: who added the noise.
+        result_hash: hex SHA-256 of the noised result.
+    """
+
+    round: int
+    line: Line = "model"
+    mechanism: Literal["gaussian", "dp-sgd"] = "gaussian"
+    clip_norm: float
+    noise_multiplier: float
+    sampling: Sampling
+    sampling_rate: float
+    steps: int = 1
+    planned_cohort: int
+    realised_cohort: int | None = None
+    weights: Literal["equal"] = "equal"
+    dropouts: int = 0
+    noise_added_by: Literal["server", "device"] = "server"
+    result_hash: str
+
+    def __post_init__(self) -> None:
+        check_positive("clip_norm", self.clip_norm)
+        check_count("planned_cohort", self.planned_cohort)
+        if self.round < 0 or self.dropouts < 0 or (self.realised_cohort is not None and self.realised_cohort < 0):
+            raise MmfedError(
+                ExitCode.PRIVACY, f"release of round {self.round}: a count is below 0.", "use counts >= 0."
+            )
+        if len(self.result_hash) != 64 or set(self.result_hash) - set("0123456789abcdef"):
+            raise MmfedError(
+                ExitCode.PRIVACY, f"result_hash = {self.result_hash!r}: not a hex SHA-256.", "use ledger.result_hash."
+            )
+        self.release()
+
+    def release(self) -> GaussianRelease:
+        """What the accountant sees."""
+        return GaussianRelease(
+            noise_multiplier=self.noise_multiplier,
+            sampling=self.sampling,
+            sampling_rate=self.sampling_rate,
+            count=self.steps,
+        )
+
+
+def result_hash(result: Any) -> str:
+    """Hex SHA-256 of a noised array: its dtype, shape and bytes."""
+    digest = hashlib.sha256(f"{result.dtype.str}{result.shape}".encode())
+    digest.update(result.tobytes())
+    return digest.hexdigest()
+
+
+def release_of(body: Mapping[str, Any]) -> GaussianRelease:
+    """The accountant's view of a release line."""
+    return GaussianRelease(
+        noise_multiplier=float(body["noise_multiplier"]),
+        sampling=body["sampling"],
+        sampling_rate=float(body["sampling_rate"]),
+        count=int(body["steps"]),
+    )

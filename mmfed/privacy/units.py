@@ -1,0 +1,198 @@
+"""What is protected, from whom, and how much: the words that go with every ε."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from mmfed.errors import ExitCode, MmfedError
+
+Mode = Literal["none", "user-central", "record"]
+
+_NOT_COVERED = (
+    "cohort sizes and dropouts written in the ledger (exact counts: keep the ledger among auditors)",
+    "validation figures and choices made from them (tuning)",
+    "statistics of the data such as popularity, unless charged on their own line",
+    "what others' data say about a person (inference from the population)",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarantee:
+    """An (ε, δ) statement with everything that gives it meaning.
+
+    Args:
+        mode: privacy mode of the run.
+        unit: what one protected record is.
+        adjacency: which data sets count as neighbours.
+        trust: who is trusted, with what.
+        covered: what the ε accounts for.
+        not_covered: what it says nothing about.
+        epsilon: privacy loss bound, nats; infinity when nothing is promised.
+        delta: probability that the bound fails.
+        delta_reason: why this δ.
+    """
+
+    mode: Mode
+    unit: str
+    adjacency: str
+    trust: str
+    covered: tuple[str, ...]
+    not_covered: tuple[str, ...]
+    epsilon: float
+    delta: float
+    delta_reason: str
+
+    def sentence(self) -> str:
+        """One line that carries ε, δ, unit, adjacency and trust."""
+        if self.mode == "none":
+            return (
+                f"NO DIFFERENTIAL PRIVACY: epsilon = infinity, delta = {self.delta:.3g}; unit: {self.unit}; "
+                f"adjacency: {self.adjacency}; trust: {self.trust}."
+            )
+        value = f"epsilon = {self.epsilon:.4g}" if math.isfinite(self.epsilon) else "epsilon = infinity"
+        return (
+            f"{value}, delta = {self.delta:.3g} ({self.delta_reason}); unit: {self.unit}; "
+            f"adjacency: {self.adjacency}; trust: {self.trust}."
+        )
+
+
+def guarantee_for(
+    mode: Mode,
+    *,
+    epsilon: float | None = None,
+    population: int | None = None,
+    delta: float | None = None,
+    window: int | None = None,
+    window_days: float | None = None,
+) -> Guarantee:
+    """The guarantee of a privacy mode.
+
+    Args:
+        mode: "none", "user-central" or "record".
+        epsilon: spent or targeted ε, nats; None stands for "no bound" (infinity).
+        population: N that δ refers to: enrolled users (user-central); records (record).
+        delta: None takes ``default_delta(population)``.
+        window: record mode: most interactions in one window, w.
+        window_days: record mode: calendar length of a window in days.
+
+    Raises:
+        MmfedError: unknown mode, missing or invalid population, δ, ε or window.
+    """
+    if mode == "none":
+        return Guarantee(
+            mode="none",
+            unit="none",
+            adjacency="none",
+            trust="the server sees every update and is trusted with it",
+            covered=(),
+            not_covered=("everything: updates carry no noise",),
+            epsilon=math.inf,
+            delta=0.0,
+            delta_reason="no bound is claimed",
+        )
+    if mode not in ("user-central", "record"):
+        raise MmfedError(
+            ExitCode.PRIVACY, f"privacy.mode = {mode!r}: unknown.", "use 'none', 'user-central' or 'record'."
+        )
+    if population is None:
+        raise MmfedError(
+            ExitCode.PRIVACY, f"population is missing for mode {mode}.", "give the N that delta refers to."
+        )
+    check_population(population)
+    reason = f"{population} ** -1.1" if delta is None else "given"
+    delta = check_delta(default_delta(population) if delta is None else delta, population=population)
+    bound = math.inf if epsilon is None else epsilon
+    if math.isnan(bound) or bound < 0:
+        raise _bad("epsilon", bound, "use a number >= 0.")
+    if mode == "user-central":
+        return Guarantee(
+            mode=mode,
+            unit="one user (everything the user ever did)",
+            adjacency="add/remove one user",
+            trust="the server is trusted to add the noise and to keep single updates to itself",
+            covered=("every release of the shared model",),
+            not_covered=_NOT_COVERED,
+            epsilon=bound,
+            delta=delta,
+            delta_reason=f"{reason}, N = {population} enrolled users",
+        )
+    if window is None:
+        raise MmfedError(
+            ExitCode.PRIVACY, "window is missing for mode record.", "give the most interactions in a window."
+        )
+    check_count("window", window)
+    span = "" if window_days is None else f" of {window_days:g} days"
+    return Guarantee(
+        mode=mode,
+        unit=f"one window of at most {window} interactions (hence any one interaction)",
+        adjacency=f"zero-out of one window, cut by calendar time{span}",
+        trust="the server is not trusted: the device adds the noise",
+        covered=("every update that leaves this device",),
+        not_covered=(*_NOT_COVERED, "the user as a whole: many windows of one person compose"),
+        epsilon=bound,
+        delta=delta,
+        delta_reason=f"{reason}, N = {population}",
+    )
+
+
+def default_delta(population: int) -> float:
+    """δ = N ** -1.1: below 1/N, so that publishing one random person outright is not allowed."""
+    return check_population(population) ** -1.1
+
+
+def check_population(population: int, *, name: str = "population") -> int:
+    """N, at least 2 (with N = 1 no δ below 1/N leaves anything to protect by default)."""
+    check_count(name, population)
+    if population < 2:
+        raise _bad(name, population, "at least 2 are needed.")
+    return population
+
+
+def check_delta(delta: float, *, population: int | None = None) -> float:
+    """δ in (0, 1) and below 1/N when N is given."""
+    if not _is_number(delta) or not 0.0 < delta < 1.0:
+        raise _bad("delta", delta, "use a number between 0 and 1.")
+    if population is not None and delta >= 1.0 / population:
+        raise MmfedError(
+            ExitCode.PRIVACY,
+            f"delta = {delta!r}: not below 1/N = {1.0 / population:.3g} (N = {population}); "
+            "such a delta allows publishing one person outright.",
+            f"use at most {population**-1.1:.3g} (N ** -1.1), or leave it out.",
+        )
+    return delta
+
+
+def check_epsilon(epsilon: float, *, name: str = "epsilon") -> float:
+    """ε > 0, finite."""
+    return check_positive(name, epsilon)
+
+
+def check_positive(name: str, value: float) -> float:
+    """A finite number above zero (ε, σ, clip norm)."""
+    if not _is_number(value) or not value > 0.0:
+        raise _bad(name, value, "use a finite number above 0.")
+    return value
+
+
+def check_rate(name: str, value: float) -> float:
+    """A sampling rate in (0, 1]."""
+    if not _is_number(value) or not 0.0 < value <= 1.0:
+        raise _bad(name, value, "use a rate above 0 and at most 1.")
+    return value
+
+
+def check_count(name: str, value: int) -> int:
+    """A whole number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _bad(name, value, "use a whole number, at least 1.")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _bad(name: str, value: object, fix: str) -> MmfedError:
+    return MmfedError(ExitCode.PRIVACY, f"{name} = {value!r}: not allowed.", fix)

@@ -1,0 +1,121 @@
+"""Record-level privacy: DP-SGD on the device with Opacus (Abadi et al. 2016).
+
+Guarantee: one window of at most ``window`` interactions (hence any one interaction); zero-out adjacency of one window;
+the server is not trusted. A record is a window: interactions of one calendar span, with state, target and seen items taken
+inside it, so that one interaction influences one clipped gradient and nothing else. The divisor is a public constant.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+
+from mmfed.models.base import Recommender
+from mmfed.rng import derive, hash_uniform
+from mmfed.training.batch import Histories, training_batch
+from mmfed.training.cohort import SequenceGradients
+from mmfed.training.update import LocalWork
+from mmfed.types import FloatArray, IntArray
+
+SECONDS_A_DAY = 86_400.0
+
+Noise = Callable[[int, str], FloatArray]  # (size, purpose) -> standard normal samples
+
+
+def windows(items: IntArray, times: IntArray, *, key: int, window: int, days: float) -> Histories:
+    """Cut one user's history (time order) into calendar windows; of each the first ``window`` interactions count.
+
+    The cuts depend on the calendar alone, so adding or removing an interaction changes its own window only.
+
+    Args:
+        items, times: [events] item index and seconds since 1970.
+        key: the user's key; a window's own key also depends on its calendar number.
+    """
+    number = np.floor_divide(times, SECONDS_A_DAY * days).astype(np.int64)
+    starts = np.flatnonzero(np.diff(number, prepend=number[0] - 1)) if len(number) else np.zeros(0, dtype=np.int64)
+    place = np.arange(len(number)) - np.repeat(starts, np.diff(starts, append=len(number)))
+    kept = place < window
+    counts = np.minimum(np.diff(starts, append=len(number)), window)
+    keys = np.array([derive(key, "window", int(number[start])) for start in starts], dtype=np.uint64)
+    return Histories(keys, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.asarray(items)[kept])
+
+
+def train_user_privately(
+    model: Recommender,
+    records: Histories,
+    work: LocalWork,
+    *,
+    noise_multiplier: float,
+    noise: Noise,
+    sample_key: int,
+) -> dict[str, Tensor]:
+    """The change of the shared parameters after DP-SGD over the user's windows (float64, already private).
+
+    Args:
+        model: holds the global shared parameters; not changed.
+        records: the user's windows; none at all still gives a noise-only step.
+        noise_multiplier: σ relative to the clip norm.
+        noise: standard normal samples.
+        sample_key: names the stream of Poisson coins on this device.
+
+    Returns:
+        The change by parameter name.
+    """
+    local = copy.deepcopy(model)
+    shared = local.shared_parameters()
+    optimiser = _DeviceOptimiser(
+        torch.optim.SGD(list(shared.values()), lr=work.training.learning_rate),
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=work.privacy.clip_norm,
+        expected_batch_size=work.privacy.record_batch,
+        noise=noise,
+    )
+    for step in range(work.training.steps):
+        coins = hash_uniform(derive(sample_key, work.round_number, step), records.keys, np.zeros(1, dtype=np.int64))
+        chosen = records.take(np.flatnonzero(coins[:, 0] < work.privacy.record_sample_rate))
+        for name, gradient in _per_window(local, chosen, work, step).items():
+            shared[name].grad_sample = gradient  # type: ignore[attr-defined]
+        optimiser.step()
+        optimiser.zero_grad()
+    before = model.shared_parameters()
+    return {name: value.detach().double() - before[name].detach().double() for name, value in shared.items()}
+
+
+def _per_window(model: Recommender, records: Histories, work: LocalWork, step: int) -> dict[str, Tensor]:
+    """Gradient of every window by parameter name, [windows, *shape]; the first axis is 0 for an empty batch."""
+    parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
+    if not len(records):
+        return {name: value.new_zeros((0, *value.shape)) for name, value in parameters.items()}
+    batch = training_batch(
+        records,
+        section=work.training,
+        item_count=model.item_count,
+        seed=work.seed,
+        round_number=work.round_number,
+        step=step,
+        user_vectors=torch.zeros(len(records), model.dimensions),
+        dtype=next(iter(parameters.values())).dtype,
+    )
+    return SequenceGradients(model, parameters, work.training)(batch)[0]
+
+
+class _DeviceOptimiser(DPOptimizer):
+    """Opacus' clipping and scaling, with noise from mmfed's noise source (Opacus' own is a Mersenne twister)."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, *, noise: Noise, **options: float) -> None:
+        super().__init__(optimiser, **options)  # type: ignore[arg-type]
+        self._noise = noise
+        self._step = 0
+
+    def add_noise(self) -> None:
+        deviation = self.noise_multiplier * self.max_grad_norm
+        for index, parameter in enumerate(self.params):
+            samples = self._noise(parameter.numel(), f"record step {self._step} parameter {index}")
+            noise = torch.from_numpy(samples).to(parameter.dtype).view_as(parameter) * deviation
+            parameter.grad = (parameter.summed_grad + noise).view_as(parameter)
+        self._step += 1

@@ -1,0 +1,77 @@
+"""The definition of local training: one user, plain PyTorch, readable. What devices run, and what ``cohort`` must equal."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfed.models.base import Recommender
+from mmfed.training.batch import Histories, training_batch
+from mmfed.training.objective import user_losses
+from mmfed.training.update import CohortUpdate, LocalWork
+
+
+def train_user(
+    model: Recommender, history: Histories, user_vector: Tensor, work: LocalWork
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Train one user's copy of the model and return the (clipped) change of its shared parameters.
+
+    Args:
+        model: holds the global shared parameters; not changed.
+        history: exactly one sequence.
+        user_vector: [d] the user's private vector.
+
+    Returns:
+        The change by parameter name (float64), and the new private vector [d].
+    """
+    local = copy.deepcopy(model)
+    shared = local.shared_parameters()
+    vector = user_vector.clone().requires_grad_()
+    optimiser = torch.optim.SGD(
+        [
+            {"params": list(shared.values()), "lr": work.training.learning_rate},
+            {"params": [vector], "lr": work.training.private_learning_rate},
+        ],
+        lr=work.training.learning_rate,
+    )
+    for step in range(work.training.steps):
+        batch = training_batch(
+            history,
+            section=work.training,
+            item_count=model.item_count,
+            seed=work.seed,
+            round_number=work.round_number,
+            step=step,
+            user_vectors=vector.detach()[None],
+            dtype=vector.dtype,
+        )
+        batch = batch._replace(histories=batch.histories._replace(user_vectors=vector[None]))
+        tables = local.item_tables()
+        loss = user_losses(local, work.training, tables, tables.history[batch.histories.items], batch).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    before = model.shared_parameters()
+    change = {name: parameter.detach().double() - before[name].detach().double() for name, parameter in shared.items()}
+    if work.clip_norm is not None:
+        norm = torch.sqrt(
+            sum((value.square().sum() for value in change.values()), torch.zeros((), dtype=torch.float64))
+        )
+        factor = min(1.0, work.clip_norm / float(norm)) if float(norm) > 0 else 1.0
+        change = {name: value * factor for name, value in change.items()}
+    return change, vector.detach()
+
+
+def train_users(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork) -> CohortUpdate:
+    """``train_user`` for each sequence in turn, summed."""
+    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in model.shared_parameters().items()}
+    vectors = user_vectors.clone()
+    for index in range(len(histories)):
+        history = histories.take(np.array([index]))
+        change, vectors[index] = train_user(model, history, user_vectors[index], work)
+        for name, value in change.items():
+            total[name] += value
+    return CohortUpdate(total, len(histories), vectors)

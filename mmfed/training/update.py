@@ -1,0 +1,46 @@
+"""What local training is asked for and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mmfed.config import PrivacySection, TrainingSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalWork:
+    """One round of work for a set of users.
+
+    Attributes:
+        training: steps, objective and step sizes.
+        privacy: mode and clip norm.
+        seed: of the run.
+        round_number: 1-based.
+    """
+
+    training: TrainingSection
+    privacy: PrivacySection
+    seed: int
+    round_number: int
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Bound on the L2 norm of one user's whole update; None where users are not clipped."""
+        return self.privacy.clip_norm if self.privacy.mode == "user-central" else None
+
+
+@dataclass(frozen=True, eq=False)
+class CohortUpdate:
+    """Sum over users of their (clipped) updates to the shared parameters; nothing per user leaves training.
+
+    Attributes:
+        total: float64 tensor per shared parameter.
+        realised: how many users are in the sum.
+        user_vectors: [users, d] the new private vectors, for the device store only.
+    """
+
+    total: dict[str, Tensor]
+    realised: int
+    user_vectors: Tensor
