@@ -30,6 +30,7 @@ class Backbone:
         build: loads the network (first use).
         resize, crop: pixels of the shorter side, and of the centre square taken from it.
         mean, deviation: per channel, on the scale 0 to 255.
+        block: pictures in one forward pass of one thread.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Backbone:
     crop: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    block: int
 
 
 def lite0(weights: str) -> Backbone:
@@ -51,7 +53,7 @@ def lite0(weights: str) -> Backbone:
     path = _lite0_weights() if weights == "default" else _weights_file(weights)
     # The Lite models were trained on (pixel - 127) / 128, unlike the other EfficientNets.
     return Backbone(
-        "efficientnet-lite0/256-224", path, lambda: _build_lite0(path), 256, 224, (127.0,) * 3, (128.0,) * 3
+        "efficientnet-lite0/256-224", path, lambda: _build_lite0(path), 256, 224, (127.0,) * 3, (128.0,) * 3, block=1
     )
 
 
@@ -135,6 +137,7 @@ def torchvision_backbone(name: str, weights: str) -> Backbone:
         crop,
         mean,
         deviation,
+        block=8,
     )
 
 

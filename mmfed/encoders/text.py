@@ -17,6 +17,7 @@ import torch
 
 from mmfed.encoders.encoder import Encoded
 from mmfed.encoders.extras import require
+from mmfed.encoders.parallel import map_blocks
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.records import sha256_file
 
@@ -94,9 +95,10 @@ class TextEncoder:
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))  # equal lengths together: little padding
         rows = np.zeros((len(inputs), int(network.config.hidden_size)), dtype=np.float32)
         padding = tokenizer.pad_token_id or 0
-        for start in range(0, len(order), self._batch):
-            block = order[start : start + self._batch]
-            rows[block] = _pooled(network, [tokens[row] for row in block], padding)
+        blocks = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
+        pooled = map_blocks(lambda block: _pooled(network, [tokens[row] for row in block], padding), blocks)
+        for block, vectors in zip(blocks, pooled, strict=True):
+            rows[block] = vectors
         present = np.isfinite(rows).all(axis=1) & (np.abs(rows).sum(axis=1) > 0)
         rows[~present] = 0.0
         faults = {int(row): "the encoder gave no finite numbers" for row in np.flatnonzero(~present)}

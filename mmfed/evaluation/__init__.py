@@ -1,0 +1,1 @@
+"""Ranking, beyond-accuracy and rating metrics with intervals; NumPy arrays in, figures out."""

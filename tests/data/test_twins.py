@@ -25,7 +25,8 @@ def interactions(seed: int, users: int = 60, items: int = 12, rows: int = 400) -
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pairs_and_overlaps_agree_with_sets(seed: int) -> None:
+def test_pairs_and_overlaps_agree_with_sets(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmfed.data.twins._BLOCK", 5)  # several blocks, the last one partial
     rows = interactions(seed)
     users = rows.user_of_row()
     audience = [set(users[rows.items == item].tolist()) for item in range(rows.item_count)]

@@ -53,6 +53,14 @@ def test_coverage_interval_is_the_delete_one_jackknife(seed: int) -> None:
     assert estimate.high == pytest.approx(min(1, estimate.mean + 1.959964 * error), abs=1e-6)
 
 
+def test_gini_interval_is_close_to_the_delete_one_jackknife() -> None:
+    generator = np.random.default_rng(2)
+    lists = np.stack([np.argsort(generator.random(30) ** np.arange(1, 31))[-4:] for _ in range(150)])
+    lists[::3, 2:] = -1
+    without = [gini(np.delete(lists, user, axis=0), 30).mean for user in range(150)]
+    assert gini(lists, 30).standard_error == pytest.approx(np.sqrt(149 * np.var(without)), rel=0.05)
+
+
 def test_gini_interval_covers_what_repetition_shows() -> None:
     """The jackknife error is near the spread of the figure over fresh samples of users."""
     generator = np.random.default_rng(1)

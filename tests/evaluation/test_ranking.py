@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, Success, nDCG
 
 from mmfed.errors import MmfedError
-from mmfed.evaluation.protocol import index_tie_keys, tie_keys
+from mmfed.evaluation.protocol import index_tie_keys, sampled_candidates, tie_keys
 from mmfed.evaluation.ranking import evaluate_ranking, quick_metrics, top_k
 
 
@@ -99,12 +99,12 @@ def test_accuracy_agrees_with_ir_measures(seed: int, levels: int | None) -> None
 
 
 def test_by_hand() -> None:
-    """Two users, six items, every metric computed on paper."""
+    """Two users with targets among four, six items, every metric computed on paper."""
     scores = np.array([[9, 8, 7, 6, 5, 4], [1, 2, 3, 4, 5, 6]], dtype=np.float32)
     result = evaluate_ranking(
         lambda users: scores[users],
-        history=lists_of([0], [5, 4]),  # lists: user 0 gets 1, 2, 3; user 1 gets 3, 2, 1
-        targets=lists_of([2, 5], [3]),
+        history=lists_of([0], [5, 4], [0], [1]),  # lists: user 0 gets 1, 2, 3; user 1 gets 3, 2, 1
+        targets=lists_of([2, 5], [3], [], []),
         item_count=6,
         train_counts=np.array([2, 1, 0, 1, 1, 1]),
         ks=(3,),
@@ -131,11 +131,11 @@ def test_by_hand() -> None:
         "ild_category@3": 1 - (2 / math.sqrt(2)) / 3,
         # item 3 has no content; 1 and 2 are orthogonal
         "ild_content@3": 1.0,
-        # shares 1/2, (none counts as one) 1/2, 1/2
-        "novelty@3": 1.0,
+        # shares 1/4, (none counts as one) 1/4, 1/4 of the four training users
+        "novelty@3": 2.0,
         "arp@3": 2 / 3,
-        # user 0: item 2 (popularity 0) at rank 2; user 1: item 3 (popularity 1/2) at rank 1
-        "epc@3": ((1 / log3) + 0.5) / 2 / (1 + 1 / log3 + 1 / 2),
+        # user 0: item 2 (popularity 0) at rank 2; user 1: item 3 (popularity 1/4) at rank 1
+        "epc@3": ((1 / log3) + 0.75) / 2 / (1 + 1 / log3 + 1 / 2),
         # item 2 has 4 unknown items of more count before it; item 3 (1 count) only item 0 for user 1
         "serendipity@3": (1 / 3 + 0) / 2,
         # item 2 is the only cold item, wanted by user 0 and listed
@@ -148,6 +148,43 @@ def test_by_hand() -> None:
     assert result.counts["cold_items"] == 1
     assert result.counts["cold_targets"] == 1
     assert result.metrics["cold_start_recall@3"].users == 1
+
+
+def test_cold_recall_among_cold_ranks_cold_items_only() -> None:
+    scores = np.array([[9.0, 8.0, 7.0, 3.0, 2.0, 1.0]])
+    case = {"scores": scores, "history": lists_of([]), "targets": lists_of([4, 0]), "items": 6}
+    result = run(case, ks=(1, 2, 5), train_counts=np.array([3, 3, 3, 0, 0, 0]))
+    assert [result[f"cold_start_recall@{k}"] for k in (1, 2, 5)] == [0, 0, 1]
+    assert [result[f"cold_start_recall_among_cold@{k}"] for k in (1, 2, 5)] == [0, 1, 1]
+    marked = run(case, ks=(1, 2), train_counts=np.ones(6), cold_items=np.array([False] * 4 + [True] * 2))
+    assert marked["cold_start_recall_among_cold@1"] == 1
+
+
+def test_serendipity_leaves_out_what_popularity_would_list() -> None:
+    scores = np.array([[5.0, 4.0, 3.0, 2.0, 1.0]])
+    counts = np.array([9, 1, 5, 5, 7])
+    # Unknown items by count: 0, 4, then 2 and 3 as equals, then 1. The target stands at 3 in both lists.
+    case = {"scores": scores, "history": lists_of([]), "targets": lists_of([2]), "items": 5}
+    assert run(case, ks=(3,), train_counts=counts)["serendipity@3"] == 0
+    less_known = np.array([9, 8, 5, 5, 7])
+    assert run(case, ks=(3,), train_counts=less_known)["serendipity@3"] == pytest.approx(1 / 3)
+    # Knowing item 0 leaves it out of both lists; an item that is known and relevant stays in both.
+    known = case | {"history": lists_of([0])}
+    assert run(known, ks=(3,), train_counts=less_known)["serendipity@3"] == 0
+    both = case | {"history": lists_of([0]), "targets": lists_of([0, 2])}
+    assert run(both, ks=(3,), train_counts=less_known)["serendipity@3"] == pytest.approx(1 / 3)
+
+
+def test_sampled_candidates_are_as_many_as_asked_and_never_excluded() -> None:
+    users = np.arange(50)
+    excluded = (np.repeat(users, 20), np.tile(np.arange(20), 50))
+    drawn = sampled_candidates(users, 60, excluded=excluded, seed=0, count=30)
+    assert (drawn.sum(axis=1) == 30).all()
+    assert not drawn[excluded].any()
+    assert drawn[:, 20:].mean(axis=0) == pytest.approx(np.full(40, 0.75), abs=0.25)
+    everything = sampled_candidates(users, 60, excluded=excluded, seed=0, count=50)
+    assert (everything.sum(axis=1) == 40).all()
+    assert sampled_candidates(users, 60, excluded=excluded, seed=0, count=99).sum() == 40 * 50
 
 
 def test_constant_scores_get_the_pessimistic_zero() -> None:

@@ -1,0 +1,1 @@
+"""Centralised baselines every table is compared with."""

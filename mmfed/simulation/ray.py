@@ -1,0 +1,124 @@
+"""A federation under Flower's Ray simulation: the same apps, nodes spread over worker processes or a Ray cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+from flwr.supercore import telemetry
+
+from mmfed.errors import ExitCode, MmfedError
+
+# Nothing is reported home, by neither; Ray's workers inherit this.
+_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def run_ray(server: ServerApp, client: ClientApp, *, nodes: int, run_config: dict[str, str]) -> None:
+    """Run a federation of ``nodes`` nodes on this machine's cores, or on the Ray cluster that ``RAY_ADDRESS`` names.
+
+    One worker process per core, at most one per node. Flower numbers the nodes at random; a node's config carries
+    ``partition-id`` and ``num-partitions`` as the in-process grid does. Private state is where ``client_app`` was told.
+
+    Raises:
+        MmfedError: whatever stopped the coordinator, or Ray is not installed or cannot start.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise MmfedError(
+            ExitCode.MISSING_EXTRA,
+            "federation.backend = ray, but Ray is not installed.",
+            "pip install 'mmfed[simulation]', or take federation.backend = inprocess.",
+        )
+    finished: list[BaseException | None] = []
+
+    # run_simulation hands its ServerApp no run config and wraps what it raises, so an app of ours stands in between.
+    carried = ServerApp()
+
+    @carried.main()
+    def main(grid: Grid, context: Context) -> None:
+        context.run_config = dict(run_config)
+        try:
+            server(grid, context)
+        except BaseException as fault:
+            finished.append(fault)
+            raise
+        finished.append(None)
+
+    cluster = "RAY_ADDRESS" in os.environ
+    workers = {} if cluster else {"num_cpus": min(nodes, os.cpu_count() or 1)}
+    backend = {"init_args": workers | _ray_logs(), "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    with _quiet():
+        try:
+            run_simulation(carried, client, num_supernodes=nodes, backend_config=backend)
+        except Exception as fault:
+            if not finished:
+                raise _cannot_start(fault) from fault
+    if not finished:
+        raise _cannot_start(RuntimeError("the coordinator did not finish"))
+    if finished[0] is not None:
+        raise finished[0]
+
+
+def _cannot_start(fault: Exception) -> MmfedError:
+    """Flower or Ray gave up before the coordinator did; the innermost cause says why."""
+    cause: BaseException = fault
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return MmfedError(
+        ExitCode.FEDERATION,
+        f"the Ray simulation stopped: {lines[0][:300]}.",
+        "set MMFED_LOG=debug to see Ray's log, or take federation.backend = inprocess.",
+    )
+
+
+def _debugging() -> bool:
+    return os.environ.get("MMFED_LOG", "").lower() == "debug"
+
+
+def _ray_logs() -> dict[str, object]:
+    shown = _debugging()
+    return {"log_to_driver": shown, "logging_level": logging.INFO if shown else logging.CRITICAL}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No telemetry; Flower's and Ray's logs and deprecation notes only with ``MMFED_LOG=debug``. Undone afterwards."""
+    added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
+    path = os.environ.get("PYTHONPATH")
+    telemetry_before, telemetry.FLWR_TELEMETRY_ENABLED = telemetry.FLWR_TELEMETRY_ENABLED, "0"
+    loggers = {name: logging.getLogger(name) for name in ("flwr", "ray")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    if not _debugging():
+        for logger in loggers.values():
+            logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=ResourceWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\.")
+            yield
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        telemetry.FLWR_TELEMETRY_ENABLED = telemetry_before
+        for name in added:
+            os.environ.pop(name, None)
+        if path is None:  # Flower puts sys.path there for the workers
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = path
