@@ -192,6 +192,8 @@ class Config(_Section):
     def selection(self) -> Literal["last", "best-validation"]:
         """Which round becomes the model."""
         chosen = self.federation.selection
+        if self.model.private_user_vector:
+            return "last"  # devices keep the latest private vectors only, not those of an earlier round
         return chosen or ("best-validation" if self.privacy.mode == "none" else "last")
 
     def to_toml(self) -> str:

@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from math import ceil, sqrt
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.federated import tasks, wire
+from mmfed.federated import faults, tasks, wire
 from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.progress import Observer, Progress
 from mmfed.federated.release import Release
 from mmfed.federated.sampling import sampling_rate
 from mmfed.federated.strategy import CohortStrategy, RoundState
 from mmfed.federated.workspace import Workspace, load_workspace
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mmfed.privacy.calibration import noise_multiplier_for
 from mmfed.privacy.keys import load_or_create_key
 from mmfed.privacy.ledger import Ledger, header_for
@@ -135,19 +135,19 @@ def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict
     )
     messages = [grid.create_message(tasks.task_content(task), tasks.ENROL, node, "0") for node in ids]
     nodes: dict[int, IntArray] = {}
-    faults: list[str] = []
+    refused: list[str] = []
     for reply in grid.send_and_receive(messages, timeout=section.round_timeout):
         node = reply.metadata.src_node_id
         if reply.has_error():
-            faults.append(f"node {node}: {str(reply.error.reason or reply.error.code).strip().splitlines()[-1]}")
+            refused.append(f"node {node}: {faults.reason(reply.error)}")
             continue
         users, digest = tasks.read_enrolment(reply.content)
         if digest != workspace.features.digest:
-            faults.append(f"node {node}: its catalogue features differ from the coordinator's")
+            refused.append(f"node {node}: its catalogue features differ from the coordinator's")
             continue
         nodes[node] = users
     if len(nodes) < wanted:
-        reason = "; ".join(faults) or "no answer"
+        reason = faults.condensed(refused) or "no answer"
         raise MmfedError(
             ExitCode.FEDERATION,
             f"{len(nodes)} of {wanted} nodes could enrol ({reason}).",

@@ -55,7 +55,7 @@ class ServerOptimiser:
         if self._global:
             count = sum(value.numel() for value in seconds.values())
             mean = torch.stack([value.sum() for value in seconds.values()]).sum() / count
-            seconds = {name: mean for name in seconds}
+            seconds = dict.fromkeys(seconds, mean)
         return {
             name: section.learning_rate
             * (self._state[f"{_FIRST}.{name}"] / first_correction)

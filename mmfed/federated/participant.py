@@ -23,6 +23,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import tasks, wire
 from mmfed.federated.device_account import DeviceAccount
 from mmfed.federated.device_store import DeviceStore
+from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.models.base import Recommender
 from mmfed.training.cohort import train_cohort
@@ -41,12 +42,14 @@ def client_app(state_folder: Path | None = None) -> ClientApp:
     app = ClientApp()
 
     @app.query()
+    @faults_as_replies
     def enrol(message: Message, context: Context) -> Message:
         node, _ = _node(message, context, state_folder)
         reply = tasks.enrolment_reply(node.keys, node.workspace.features.digest)
         return Message(reply, reply_to=message)
 
     @app.train()
+    @faults_as_replies
     def train(message: Message, context: Context) -> Message:
         node, task = _node(message, context, state_folder)
         _, arrays = tasks.read_task(message.content)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.federated import tasks, wire
+from mmfed.federated import faults, tasks, wire
 from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.release import Release
 from mmfed.federated.sampling import poisson_cohort, sampling_rate
@@ -97,7 +97,9 @@ class CohortStrategy(Strategy):
     ) -> None:
         self._config = config
         self._run_id = run_id
-        self._nodes = dict(sorted(nodes.items()))
+        # Flower draws node ids at random: ordered by their users, nodes are summed alike in every run and on every carrier.
+        self._nodes = dict(sorted(nodes.items(), key=lambda node: min(node[1].tolist(), default=-1)))
+        self._rank = {node: rank for rank, node in enumerate(self._nodes)}
         self._catalogue = catalogue
         self._shapes = shapes
         self._release = release
@@ -143,11 +145,11 @@ class CohortStrategy(Strategy):
         return messages
 
     def collect(self, server_round: int, replies: Iterable[Message]) -> Collected:
-        """Steps 3 and 4: the sum over nodes, in order of node id, of the replies that hold up."""
+        """Steps 3 and 4: the sum, in a fixed order of nodes, of the replies that hold up."""
         size = sum(int(np.prod(shape)) for shape in self._shapes.values())
         collected = Collected(np.zeros(size), 0)
         answered: set[int] = set()
-        for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
+        for reply in sorted(replies, key=lambda reply: self._rank.get(reply.metadata.src_node_id, len(self._rank))):
             node = reply.metadata.src_node_id
             try:
                 vector, realised = self._checked(reply, repeated=node in answered)
@@ -159,7 +161,7 @@ class CohortStrategy(Strategy):
             collected.realised += realised
         silent = sorted(set(self._asked) - answered)
         if self._asked and not answered:
-            reasons = "; ".join(collected.refused) or f"no reply within {self._config.federation.round_timeout:g} s"
+            reasons = faults.condensed(collected.refused) or f"no reply within {self._config.federation.round_timeout:g} s"
             raise MmfedError(
                 ExitCode.FEDERATION,
                 f"round {server_round}: none of {len(self._asked)} nodes gave an update ({reasons}).",
@@ -173,9 +175,7 @@ class CohortStrategy(Strategy):
         """The update of one reply as a vector, and how many users are in it."""
         node = reply.metadata.src_node_id
         if reply.has_error():
-            lines = [line for line in str(reply.error.reason or "").strip().splitlines() if line.strip()]
-            reason = lines[-1] if lines else f"error code {reply.error.code}"
-            raise MmfedError(ExitCode.FEDERATION, reason[:400], "look at the node's log.")
+            raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
         asked = self._asked.get(node)
         if asked is None or repeated:
             raise MmfedError(ExitCode.FEDERATION, "an update nobody asked for", "update the node.")

@@ -1,0 +1,100 @@
+"""Exact evaluation of a score function on a workspace: what only a simulation, which sees all data, can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmfed.data.schema import Categorical, Interactions, Tags
+from mmfed.evaluation.protocol import ScoreFunction, tie_keys
+from mmfed.evaluation.ranking import evaluate_ranking
+from mmfed.evaluation.result import RankingResult
+from mmfed.federated.workspace import Workspace
+from mmfed.models.baselines.base import KIND_NOTES
+from mmfed.models.baselines.registry import build_baseline
+from mmfed.types import BoolArray, FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Assessed:
+    """A method with its test figures.
+
+    Attributes:
+        name: of the method in tables.
+        kind: what it sees, in a few words.
+        result: the figures.
+    """
+
+    name: str
+    kind: str
+    result: RankingResult
+
+
+def assess(workspace: Workspace, score: ScoreFunction, *, seed: int | None = None) -> RankingResult:
+    """Test figures of a score function; the history is train followed by validation."""
+    config, split = workspace.config, workspace.split
+    counts = np.bincount(split.train.items, minlength=split.train.item_count)
+    return evaluate_ranking(
+        score,
+        history=split.before_test,
+        targets=split.test,
+        item_count=split.train.item_count,
+        train_counts=counts,
+        train_users=distinct_users(split.train),
+        ks=config.evaluation.k,
+        categories=category_matrix(workspace),
+        content=content_matrix(workspace),
+        protocol=config.evaluation.protocol,
+        seed=config.run.seed if seed is None else seed,
+        bootstrap=config.evaluation.bootstrap,
+        tie_key=tie_keys(workspace.shop.catalogue.item_ids, config.run.seed),
+    )
+
+
+def assess_baseline(workspace: Workspace, name: str, *, seed: int | None = None) -> Assessed:
+    """Fit a baseline on the training split and give its test figures.
+
+    Raises:
+        MmfedError: no baseline has that name.
+    """
+    seed = workspace.config.run.seed if seed is None else seed
+    baseline = build_baseline(name).fit(workspace.split.train, seed=seed)
+    history = workspace.split.before_test
+    result = assess(workspace, lambda users: baseline.score(history, users), seed=seed)
+    return Assessed(name, KIND_NOTES[baseline.kind], result)
+
+
+def assess_baselines(workspace: Workspace, progress: Callable[[str], None] | None = None) -> list[Assessed]:
+    """All baselines of the configuration."""
+    assessed = []
+    for name in workspace.config.evaluation.baselines:
+        if progress is not None:
+            progress(name)
+        assessed.append(assess_baseline(workspace, name))
+    return assessed
+
+
+def distinct_users(interactions: Interactions) -> np.ndarray:
+    """[items] number of distinct users of each item."""
+    cells = np.unique(interactions.user_of_row() * interactions.item_count + interactions.items)
+    return np.bincount(cells % interactions.item_count, minlength=interactions.item_count)
+
+
+def category_matrix(workspace: Workspace) -> BoolArray | None:
+    """[items, labels] of the catalogue's category; None when it has none."""
+    category = workspace.shop.catalogue.category
+    if isinstance(category, Tags):
+        return category.matrix
+    if isinstance(category, Categorical):
+        return category.codes[:, None] == np.arange(len(category.names))
+    return None
+
+
+def content_matrix(workspace: Workspace) -> FloatArray | None:
+    """[items, d] all modalities side by side; None when there are none."""
+    modalities = workspace.features.modalities.values()
+    if not modalities:
+        return None
+    return np.concatenate([np.where(one.present[:, None], one.values, 0.0) for one in modalities], axis=1)

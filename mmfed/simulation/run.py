@@ -1,0 +1,379 @@
+"""One simulated run from configuration to results."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfed.config import Config, build_config
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.evaluation.ranking import quick_metrics
+from mmfed.federated.coordinator import server_app
+from mmfed.federated.device_store import DeviceStore
+from mmfed.federated.participant import client_app
+from mmfed.federated.progress import chosen_model, load_parameters
+from mmfed.federated.strategy import RoundRecord
+from mmfed.federated.workspace import Workspace, load_workspace
+from mmfed.models.base import Recommender
+from mmfed.models.scoring import ModelScorer
+from mmfed.privacy.units import Guarantee, guarantee_for
+from mmfed.records import RunFolder, read_lines, storage_faults, write_json, write_text
+from mmfed.simulation.assess import Assessed, assess, assess_baselines
+from mmfed.simulation.inprocess import run_inprocess
+
+SHOWN_USERS, SHOWN_HISTORY, SHOWN_LIST = 5, 6, 10
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes (the command line's progress display)."""
+
+    def stage(self, name: str) -> None:
+        """A new stage starts: loading, features, training, evaluation."""
+
+    def features(self, modality: str, done: int, total: int) -> None:
+        """Encoding of a modality goes on."""
+
+    def planned(self, population: int, rate: float, noise_multiplier: float | None) -> None:
+        """The cohort plan, before the first round."""
+
+    def round(self, record: RoundRecord, epsilon: float | None) -> None:
+        """A round is done and durable; ``epsilon`` is the figure to print (worst device in record mode)."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A finished run."""
+
+    run: RunFolder
+    results: Mapping[str, Any]
+    federated: Assessed
+    baselines: list[Assessed]
+
+
+def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = None) -> RunResult:
+    """Train, evaluate and write a run folder.
+
+    Raises:
+        MmfedError: anything a person can mend; the run folder stays usable for ``resume``.
+    """
+    run = RunFolder(config.run.folder / config.run.name)
+    with _only_writer(run):
+        _prepare(run, config, resume=resume)
+        if config.run.threads:
+            torch.set_num_threads(config.run.threads)
+        _tell(watcher, "loading")
+        workspace = load_workspace(config, progress=None if watcher is None else watcher.features)
+        _check_metric(config)
+        _tell(watcher, "training")
+        observer = _Observer(workspace, run, watcher)
+        _backend(config, run, observer, resume=resume)
+        _tell(watcher, "evaluation")
+        return evaluate_run(run, config, workspace)
+
+
+def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunResult:
+    """Read the test split once: figures of the run's model and of the baselines; writes ``results.json`` and
+    ``recommendations.json``."""
+    parameters, number = chosen_model(run, config)
+    model = workspace.new_model()
+    load_parameters(model, parameters)
+    scorer = ModelScorer(
+        model, workspace.split.before_test, user_vectors=private_vectors(run, config, workspace, model)
+    )
+    figures = assess(workspace, scorer)
+    guarantee = guarantee_of(run, config, workspace.shop.interactions.user_count)
+    federated = Assessed(f"{config.model.name} federated", _privacy_label(config), figures)
+    baselines = assess_baselines(workspace)
+    results = {
+        "run": run.path.name,
+        "shop": workspace.shop.name,
+        "items": workspace.shop.catalogue.size,
+        "users": workspace.shop.interactions.user_count,
+        "interactions": len(workspace.shop.interactions),
+        "split": workspace.split.description,
+        "protocol": config.evaluation.protocol,
+        "round": number,
+        "rounds": len(read_lines(run.metrics)),
+        "selection": config.selection,
+        "privacy": privacy_statement(config, guarantee),
+        "modalities": {
+            name: {"width": int(one.values.shape[1]), "present": int(one.present.sum())}
+            for name, one in workspace.features.modalities.items()
+        },
+        "methods": [
+            {"name": one.name, "kind": one.kind, "federated": one is federated, **one.result.to_json()}
+            for one in [*baselines, federated]
+        ],
+        "notes": [*workspace.shop.notes, *workspace.features.notes, *_selection_notes(config)],
+    }
+    write_json(run.results, results)
+    write_json(run.recommendations, sample_recommendations(workspace, figures.lists, figures.evaluated_users))
+    return RunResult(run, results, federated, baselines)
+
+
+def guarantee_of(run: RunFolder, config: Config, population: int) -> Guarantee:
+    """What the run promises, with the ε its ledgers have charged (record mode: the worst device's)."""
+    privacy = config.privacy
+    if privacy.mode == "none":
+        return guarantee_for("none")
+    if privacy.mode == "user-central":
+        lines = read_lines(run.ledger)
+        header = lines[0]["body"] if lines else {"population": population}
+        spent = _claimed(lines)
+        return guarantee_for("user-central", epsilon=spent, population=int(header["population"]), delta=privacy.delta)
+    return guarantee_for(
+        "record",
+        epsilon=worst_device(run),
+        population=population,
+        delta=privacy.delta,
+        window=privacy.window,
+        window_days=privacy.window_days,
+    )
+
+
+def worst_device(run: RunFolder) -> float:
+    """The largest ε any simulated device has charged in its own ledger."""
+    return max((_claimed(read_lines(path)) for path in device_ledgers(run)), default=0.0)
+
+
+def device_ledgers(run: RunFolder) -> list[Path]:
+    """The ledgers of the run's simulated devices, sorted."""
+    return sorted(run.devices.glob("*/*/ledgers/*.jsonl"))
+
+
+def _claimed(lines: list[dict[str, Any]]) -> float:
+    return max((float(line["body"]["epsilon"]) for line in lines if line["kind"] == "release"), default=0.0)
+
+
+def privacy_statement(config: Config, guarantee: Guarantee) -> dict[str, Any]:
+    """The guarantee as plain data; infinity is written as None."""
+    plain = asdict(guarantee)
+    if not np.isfinite(guarantee.epsilon):
+        plain["epsilon"] = None
+    seeded = config.privacy.mode != "none" and config.privacy.noise_source == "seeded"
+    warning = "seeded noise: a simulation of the guarantee; whoever knows the seed can subtract it" if seeded else None
+    return plain | {"sentence": guarantee.sentence(), "simulated": warning}
+
+
+def private_vectors(run: RunFolder, config: Config, workspace: Workspace, model: Recommender) -> np.ndarray | None:
+    """[users, d] the devices' private vectors, read from the simulated devices' own stores."""
+    if not config.model.private_user_vector:
+        return None
+    vectors = np.zeros((workspace.shop.interactions.user_count, model.dimensions), dtype=np.float32)
+    for folder in run.devices.glob("*/node-*-of-*"):
+        index, nodes = (int(part) for part in folder.name.removeprefix("node-").split("-of-"))
+        users = np.arange(index, len(vectors), nodes)
+        store = DeviceStore(folder / "vectors", users=len(users), dimensions=model.dimensions)
+        vectors[users] = store.before(np.arange(len(users)), 2**62)
+    return vectors
+
+
+def sample_recommendations(workspace: Workspace, lists: np.ndarray | None, users: np.ndarray) -> list[dict[str, Any]]:
+    """Lists of a few test users with what they did before, for the report; item indices, labels and pictures."""
+    if lists is None:
+        return []
+    history, test = workspace.split.before_test, workspace.split.test
+    rows = np.linspace(0, len(users) - 1, min(SHOWN_USERS, len(users))).astype(int)
+    shown = []
+    for row in rows:
+        user = int(users[row])
+        shown.append(
+            {
+                "user": str(history.user_ids[user]),
+                "history": [_item(workspace, item) for item in history.items[history.rows(user)][-SHOWN_HISTORY:]],
+                "recommended": [_item(workspace, item) for item in lists[row][:SHOWN_LIST] if item >= 0],
+                "held_out": [_item(workspace, item) for item in test.items[test.rows(user)][:SHOWN_HISTORY]],
+            }
+        )
+    return shown
+
+
+def _item(workspace: Workspace, item: int) -> dict[str, Any]:
+    catalogue = workspace.shop.catalogue
+    image = catalogue.images[int(item)]
+    return {
+        "item": catalogue.item_ids[int(item)],
+        "label": catalogue.label(int(item)),
+        "image": None if image is None else str(image),
+    }
+
+
+class _Observer:
+    """Validates on the exact data of the simulation, and passes progress on."""
+
+    def __init__(self, workspace: Workspace, run: RunFolder, watcher: Watcher | None) -> None:
+        self._workspace = workspace
+        self._run = run
+        self._watcher = watcher
+        self._model = workspace.new_model()
+
+    def enrolled(self, population: int, rate: float, noise_multiplier: float | None) -> None:
+        if self._watcher is not None:
+            self._watcher.planned(population, rate, noise_multiplier)
+
+    def validate(self, round_number: int, parameters: Mapping[str, Tensor]) -> Mapping[str, float] | None:
+        del round_number
+        split, config = self._workspace.split, self._workspace.config
+        if not len(split.validation):
+            return None
+        load_parameters(self._model, parameters)
+        vectors = private_vectors(self._run, config, self._workspace, self._model)
+        scorer = ModelScorer(self._model, split.train, user_vectors=vectors)
+        items = self._workspace.shop.catalogue.size
+        return quick_metrics(scorer, split.train, split.validation, config.evaluation.k, item_count=items)
+
+    def round_done(self, record: RoundRecord) -> None:
+        if self._watcher is None:
+            return
+        recorded = self._workspace.config.privacy.mode == "record"
+        self._watcher.round(record, worst_device(self._run) if recorded else record.epsilon)
+
+
+def _backend(config: Config, run: RunFolder, observer: _Observer, *, resume: bool) -> None:
+    nodes, flat = config.federation.nodes, config.to_flat()
+    server = server_app(run.path, observer, resume=resume)
+    if config.federation.backend == "ray":
+        from mmfed.simulation.ray import run_ray
+
+        run_ray(server, client_app(run.devices.resolve()), nodes=nodes, run_config=flat)
+        return
+    run_inprocess(server, client_app(), nodes=nodes, state_folder=run.devices, run_config=flat)
+
+
+def _prepare(run: RunFolder, config: Config, *, resume: bool) -> None:
+    """Write the configuration of a new run, or check it against the one that is resumed."""
+    if run.config.exists():
+        if not resume:
+            raise MmfedError(
+                ExitCode.STORAGE,
+                f"{run.path}: holds a run already.",
+                "continue it with --resume, or name the new one with --set run.name=NAME.",
+            )
+        held = build_config(tomllib.loads(run.config.read_text(encoding="utf-8")), where=str(run.config))
+        changed = _changed_keys(held.model_dump(mode="json"), config.model_dump(mode="json"))
+        free = {"run.threads", "federation.round_timeout", "run.folder"}
+        if changed - free:
+            names = ", ".join(sorted(changed - free))
+            raise MmfedError(
+                ExitCode.CONFIG,
+                f"{run.path}: was started with another configuration ({names}).",
+                "resume with the same scenario and --set values, or give the new run another name.",
+            )
+        return
+    write_json(run.environment, environment())
+    write_text(run.config, config.to_toml())
+
+
+def _changed_keys(held: Any, given: Any, prefix: str = "") -> set[str]:
+    if isinstance(held, dict) and isinstance(given, dict):
+        return set().union(
+            *(_changed_keys(held.get(k), given.get(k), f"{prefix}{k}.") for k in held.keys() | given.keys())
+        )
+    return set() if held == given else {prefix.rstrip(".")}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for whoever repeats the run."""
+    import importlib.metadata as metadata
+
+    names = ("mmfed", "torch", "torchvision", "transformers", "numpy", "flwr", "opacus", "dp-accounting", "polars")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "versions": versions,
+    }
+
+
+@contextmanager
+def _only_writer(run: RunFolder) -> Iterator[None]:
+    """Hold the run folder's lock.
+
+    Raises:
+        MmfedError: the folder cannot be written, or another process runs in it.
+    """
+    with storage_faults(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise MmfedError(
+                ExitCode.STORAGE,
+                f"{run.path}: another process is running in this folder.",
+                "wait for it, or use another name.",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_metric(config: Config) -> None:
+    name, _, k = config.evaluation.metric.partition("@")
+    if name not in ("recall", "ndcg", "hit_rate") or not k.isdigit() or int(k) not in config.evaluation.k:
+        choices = ", ".join(f"{one}@{k}" for one in ("recall", "ndcg", "hit_rate") for k in config.evaluation.k)
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f"evaluation.metric = {config.evaluation.metric!r}: not a validation metric of this run.",
+            f"choose one of {choices}.",
+        )
+
+
+def _privacy_label(config: Config) -> str:
+    return {
+        "none": "no privacy",
+        "user-central": "user-level DP",
+        "record": "record-level DP (Opacus on every device)",
+    }[config.privacy.mode]
+
+
+def _selection_notes(config: Config) -> list[str]:
+    if config.selection == "best-validation" and config.privacy.mode != "none":
+        return ["the round was chosen by a private validation figure: selection not charged"]
+    return []
+
+
+def _tell(watcher: Watcher | None, stage: str) -> None:
+    if watcher is not None:
+        watcher.stage(stage)
+
+
+def read_results(run: RunFolder) -> dict[str, Any]:
+    """The results of a finished run.
+
+    Raises:
+        MmfedError: the folder holds none.
+    """
+    try:
+        return json.loads(run.results.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MmfedError(
+            ExitCode.STORAGE,
+            f"{run.path}: no results in it.",
+            "finish the run (mmfed simulate … --resume), or name another.",
+        ) from None
+    except ValueError as error:
+        raise MmfedError(
+            ExitCode.STORAGE, f"{run.results}: not valid JSON ({error}).", "run mmfed evaluate again."
+        ) from None
