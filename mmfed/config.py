@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ class DataSection(_Section):
     users: int | None = Field(
         None, ge=1, description="demo shop: number of simulated shoppers; elsewhere: keep only the first"
     )
+    seed: int = Field(0, ge=0, description="demo shop: of the simulated shoppers, apart from the run's own seed")
     split: SplitSection = SplitSection()
 
 
@@ -216,7 +218,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     Raises:
         MmfedError: unreadable file, bad TOML, unknown key (named with the nearest known one), wrong type or range.
     """
-    tree = {} if path is None else read_toml(path)
+    tree = {} if path is None else read_scenario(path)
     tree.pop("compare", None)
     return build_config(tree, overrides, where="configuration" if path is None else str(path))
 
@@ -239,6 +241,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise MmfedError(ExitCode.CONFIG, f"{path}: not valid TOML: {error}.", "mend that line.") from None
+
+
+def read_scenario(path: Path) -> dict[str, Any]:
+    """A scenario file as a plain tree; a relative ``data.path`` in it is relative to the file."""
+    tree = read_toml(path)
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str) and data["path"] != "none":
+        data["path"] = os.path.normpath(path.parent / Path(data["path"]).expanduser())
+    return tree
 
 
 def build_config(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "configuration") -> Config:

@@ -8,27 +8,32 @@ from pathlib import Path
 import numpy as np
 
 from mmfed.config import DataSection
-from mmfed.data.preprocess import clean
+from mmfed.data.preprocess import clean, clip_price_outliers
 from mmfed.data.schema import Shop
 from mmfed.errors import ExitCode, MmfedError
 
 
-def load_shop(section: DataSection, *, seed: int) -> Shop:
+def load_shop(section: DataSection, *, seed: int, interactions_optional: bool = False) -> Shop:
     """Read a shop and clean it; ``notes`` says what cleaning changed.
 
     Args:
         seed: only the demo shop, whose shoppers are simulated, draws from it.
+        interactions_optional: a ``table`` folder without an interactions file gives the catalogue and no users, as a
+            coordinator that may not see interactions needs it.
 
     Raises:
         MmfedError: names the file, row and column at fault, or says that nothing is left.
     """
-    shop = _read(section, seed)
+    shop = _read(section, seed, interactions_optional)
+    if interactions_optional and shop.interactions.user_count == 0:
+        catalogue, notes = clip_price_outliers(shop.catalogue)
+        return replace(shop, catalogue=catalogue, notes=(*shop.notes, *notes))
     if section.users is not None and section.source != "demo" and section.users < shop.interactions.user_count:
         shop = _first_users(shop, section.users)
     return clean(shop, repeats=section.repeats, minimum_value=section.minimum_value)
 
 
-def _read(section: DataSection, seed: int) -> Shop:
+def _read(section: DataSection, seed: int, interactions_optional: bool) -> Shop:
     if section.source == "demo":
         from mmfed.data.demo import load_demo
 
@@ -37,7 +42,7 @@ def _read(section: DataSection, seed: int) -> Shop:
     if section.source == "table":
         from mmfed.data.sources.table import load_table
 
-        return load_table(folder)
+        return load_table(folder, interactions_optional=interactions_optional)
     if section.source == "movielens":
         from mmfed.data.sources.movielens import load_movielens
 

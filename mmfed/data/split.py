@@ -54,6 +54,11 @@ def cut(interactions: Interactions, parts: IntArray, description: str) -> Split:
     )
 
 
+def no_split(nobody: Interactions) -> Split:
+    """The split of a catalogue without interactions."""
+    return Split(train=nobody, validation=nobody, test=nobody, description="no interactions here")
+
+
 def _leave_last_out(interactions: Interactions, section: SplitSection) -> Split:
     minimum = max(section.minimum_history, 3)  # below 3 there would be no training row left
     lengths, from_end = _lengths_and_distance_to_end(interactions)

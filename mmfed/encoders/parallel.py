@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def map_blocks(work: Callable[[Block], Result], blocks: Iterable[Block]) -> list[Result]:
     """``work`` of every block, in order, on as many threads as torch may use, each computing alone.
 
-    Small layers gain little from several threads inside one operation (26 against 84 pictures/s on two busy cores), and
+    Threads inside one small operation wait for each other, which costs most where cores are shared with other work; and
     a block computed by one thread has the same bits whatever the number of threads. ``blocks`` is drawn in the calling
     thread while earlier ones are computed. torch's thread count is 1 meanwhile and put back afterwards.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from mmfed.federated import faults, tasks, wire
 from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.progress import Observer, Progress
 from mmfed.federated.release import Release
+from mmfed.federated.run_config import read_run_config
 from mmfed.federated.sampling import sampling_rate
 from mmfed.federated.strategy import CohortStrategy, RoundState
 from mmfed.federated.workspace import Workspace, load_workspace
@@ -31,10 +33,11 @@ from mmfed.records import RunFolder, write_text
 from mmfed.types import IntArray
 
 ENROLMENT_POLL = 0.5  # seconds between looks for nodes
+_log = logging.getLogger(__name__)
 
 
 def server_app(folder: Path | None = None, observer: Observer | None = None, *, resume: bool = False) -> ServerApp:
-    """The Flower ServerApp; the configuration comes with the run config (``Config.to_flat``).
+    """The Flower ServerApp; the configuration comes with the run config (``read_run_config``).
 
     Args:
         folder: run folder; None takes the configuration's.
@@ -45,9 +48,9 @@ def server_app(folder: Path | None = None, observer: Observer | None = None, *, 
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        config = Config.from_flat(context.run_config)
+        config, asked_to_resume = read_run_config(context.run_config)
         run = RunFolder(folder or config.run.folder / config.run.name)
-        coordinate(grid, config, run, observer, resume=resume)
+        coordinate(grid, config, run, observer, resume=resume or asked_to_resume)
 
     return app
 
@@ -58,7 +61,7 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     Raises:
         MmfedError: too few nodes, a catalogue mismatch, an exhausted budget, a full disk, a damaged checkpoint.
     """
-    workspace = load_workspace(config)
+    workspace = load_workspace(config, interactions_optional=True)
     key = load_or_create_key(run.path / "key.pem")
     run_id = _run_id(run)
     model = workspace.new_model()
@@ -153,6 +156,8 @@ def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict
             f"{len(nodes)} of {wanted} nodes could enrol ({reason}).",
             "give every node the same mmfed version, catalogue and encoders.",
         )
+    if refused:
+        _log.warning("left out of the run: %s", faults.condensed(refused))
     everyone = [key for users in nodes.values() for key in users.tolist()]
     if len(set(everyone)) != len(everyone):
         raise MmfedError(

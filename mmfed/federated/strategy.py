@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.release import Release
 from mmfed.federated.sampling import poisson_cohort, sampling_rate
 from mmfed.types import IntArray
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,8 @@ class CohortStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Steps 3 to 5: the mean update of the round, noised and charged."""
         collected = self.collect(server_round, replies)
+        if collected.refused:
+            _log.warning("round %d goes on without %s", server_round, faults.condensed(collected.refused))
         mean = self._release.mean(
             collected.total,
             round_number=server_round,

@@ -12,10 +12,10 @@ from functools import cached_property
 
 import numpy as np
 
-from mmfed.config import Config
+from mmfed.config import Config, DataSection, FeaturesSection
 from mmfed.data.load import load_shop
 from mmfed.data.schema import Interactions, Shop, Split
-from mmfed.data.split import split_shop
+from mmfed.data.split import no_split, split_shop
 from mmfed.encoders.store import FeatureSet, catalogue_features
 from mmfed.models.base import ItemFeatures, Recommender, item_features
 from mmfed.models.registry import build_recommender
@@ -67,21 +67,36 @@ def histories_of(interactions: Interactions, keys: IntArray) -> Histories:
     return Histories(keys, np.asarray(interactions.indptr, dtype=np.int64), interactions.items)
 
 
-def load_workspace(config: Config, *, progress: Progress | None = None) -> Workspace:
-    """Load, split and encode the shop of a configuration, or return the one this process holds already.
+def load_workspace(
+    config: Config, *, progress: Progress | None = None, interactions_optional: bool = False
+) -> Workspace:
+    """Load, split and encode the shop of a configuration, or return what this process holds already.
+
+    Runs that differ in other settings than data and features share the arrays.
+
+    Args:
+        interactions_optional: for a coordinator, which may hold the public catalogue only; see ``load_shop``.
 
     Raises:
         MmfedError: whatever is wrong with the shop, the split or the encoders.
     """
-    key = (config.data, config.features, config.model, config.run.seed)
-    held = _HELD.get(key)
-    if held is None:
-        shop = load_shop(config.data, seed=config.run.seed)
+    held = _WORKSPACES.get(config)
+    if held is not None:
+        return held
+    sources = (config.data, config.features)
+    if sources not in _SHOPS:
+        shop = load_shop(config.data, seed=config.data.seed, interactions_optional=interactions_optional)
+        split = split_shop(shop, config.data.split) if len(shop.interactions) else no_split(shop.interactions)
         features = catalogue_features(shop.catalogue, config.features, progress=progress)
-        held = Workspace(config, shop, split_shop(shop, config.data.split), features)
-        _HELD.clear()
-        _HELD[key] = held
-    return held
+        _SHOPS.clear()
+        _WORKSPACES.clear()
+        _SHOPS[sources] = (shop, split, features)
+    if len(_WORKSPACES) >= _MOST_WORKSPACES:
+        _WORKSPACES.clear()
+    _WORKSPACES[config] = Workspace(config, *_SHOPS[sources])
+    return _WORKSPACES[config]
 
 
-_HELD: dict[tuple[object, ...], Workspace] = {}
+_MOST_WORKSPACES = 8
+_SHOPS: dict[tuple[DataSection, FeaturesSection], tuple[Shop, Split, FeatureSet]] = {}
+_WORKSPACES: dict[Config, Workspace] = {}

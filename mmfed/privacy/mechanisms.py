@@ -2,9 +2,9 @@
 
 Floating point (Mironov 2012; Jin, McMurtry, Rubinstein, Ohrimenko 2022): the low bits of a float64 Gaussian sample
 betray which inputs could have produced it. Two things are done about it. A noise sample for real people is the scaled
-sum of four independent draws (Holohan and Braghin 2021), and the noised sum is rounded to a grid of about 2^-16 standard
-deviations of the noise: post-processing, so it cannot cost privacy, and the bits that could leak are gone. What remains
-is the chance, about 2^-36 a coordinate, that a rounding boundary is crossed by a float64 error; it is not accounted.
+sum of four independent draws (Holohan and Braghin 2021), and the noised sum is rounded to a grid of about 2^-16 noise
+standard deviations: post-processing, so it cannot cost privacy, and the bits that could leak are gone. What remains is
+the chance, about 2^-36 a coordinate, that a rounding boundary is crossed by a float64 error; it is not accounted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def clip(updates: FloatArray, clip_norm: float) -> FloatArray:
     scale = np.where(largest > 0, largest, 1.0)  # keeps squares of huge coordinates from overflowing
     scaled = values / scale[:, None]
     inner = np.sqrt(np.square(scaled).sum(axis=1))
-    over = inner > clip_norm / scale
+    with np.errstate(over="ignore"):
+        over = inner * scale > clip_norm
     return np.where(over[:, None], scaled * (clip_norm / np.where(inner > 0, inner, 1.0))[:, None], values)
 
 

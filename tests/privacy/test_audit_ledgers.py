@@ -57,7 +57,7 @@ SAMPLED = st.lists(
 
 
 @given(SAMPLED)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_false_alarm_with_sampling(tmp_path, drawn):
     path = tmp_path / "ledger.jsonl"
     path.unlink(missing_ok=True)

@@ -85,7 +85,7 @@ def test_seeded_noise_depends_on_seed_round_and_purpose_only():
 
 @pytest.mark.parametrize("noise", [SeededNoise(5), SecureNoise()])
 def test_low_bits_are_gone(noise):
-    """Released sums lie on a grid near 2^-16 noise deviations: the float64 bits that betray the input are rounded off."""
+    """Released sums lie on a grid near 2^-16 noise deviations: float64 bits that betray the input are rounded off."""
     mechanism = GaussianMechanism(clip_norm=0.7, noise_multiplier=1.3, noise=noise)
     noised = mechanism.release(np.full(2000, 0.1), planned_cohort=1, round_number=0)
     grid = 2.0 ** (math.floor(math.log2(0.7 * 1.3)) - 16)

@@ -54,7 +54,7 @@ def test_missing_arguments_are_named():
         guarantee_for("user-central", epsilon=1)
     with pytest.raises(MmfedError, match="window"):
         guarantee_for("record", epsilon=1, population=10)
-    with pytest.raises(MmfedError, match="privacy.mode = 'user-local'"):
+    with pytest.raises(MmfedError, match=r"privacy\.mode = 'user-local'"):
         guarantee_for("user-local", epsilon=1, population=10)  # type: ignore[arg-type]
 
 

@@ -18,14 +18,20 @@ from mmfed.types import IntArray
 INTERACTION_COLUMNS = ("user", "item", "time", "action", "value")
 
 
-def load_table(folder: Path) -> Shop:
+def load_table(folder: Path, *, interactions_optional: bool = False) -> Shop:
     """Read a shop's own files.
+
+    Args:
+        interactions_optional: without an interactions file the shop has no users instead of an error.
 
     Raises:
         MmfedError: the first error that ``check_shop`` would report, in the same words.
     """
     findings = Findings()
-    shop = read_table(folder, findings)
+    if interactions_optional and not any(folder.glob("interactions.*")):
+        shop = read_catalogue(folder, findings)
+    else:
+        shop = read_table(folder, findings)
     findings.raise_first_error()
     if shop is None:
         raise RuntimeError("a shop that cannot be read must come with an error")
@@ -44,6 +50,26 @@ def read_table(folder: Path, findings: Findings) -> Shop | None:
     if interactions is None or catalogue is None:
         return None
     return Shop(name=folder.resolve().name, catalogue=catalogue, interactions=interactions, notes=tuple(findings.notes))
+
+
+def read_catalogue(folder: Path, findings: Findings) -> Shop | None:
+    """The public side of a shop alone; no users."""
+    path = find_table(folder, "items", findings)
+    catalogue = None if path is None else read_items(path, folder, findings)
+    if catalogue is None:
+        return None
+    nobody = np.zeros(0, dtype=np.int64)
+    interactions = group_by_user(
+        user_ids=[],
+        users=nobody,
+        items=nobody,
+        times=nobody,
+        actions=nobody,
+        values=nobody,
+        item_count=catalogue.size,
+    )
+    notes = (*findings.notes, "no interactions file: the catalogue only")
+    return Shop(name=folder.resolve().name, catalogue=catalogue, interactions=interactions, notes=notes)
 
 
 def _interactions(table: TableFile, catalogue: Catalogue | None, findings: Findings) -> Interactions | None:

@@ -1,0 +1,66 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.privacy.accounting import GaussianRelease, epsilon
+from mmfed.privacy.calibration import noise_multiplier_for, rounds_for
+
+
+def spent(sigma, sampling, rate, rounds, delta):
+    release = GaussianRelease(noise_multiplier=sigma, sampling=sampling, sampling_rate=rate, count=rounds)
+    return epsilon([release], delta).value
+
+
+@pytest.mark.parametrize(
+    ("target", "delta", "sampling", "rate", "rounds"),
+    [
+        (4.0, 5e-4, "poisson", 0.1, 75),
+        pytest.param(0.1, 1e-5, "poisson", 0.02, 20, marks=pytest.mark.slow),
+        pytest.param(2.0, 1e-12, "poisson", 0.01, 50, marks=pytest.mark.slow),
+    ],
+)
+def test_noise_is_enough_and_not_more_than_needed(target, delta, sampling, rate, rounds):
+    sigma = noise_multiplier_for(epsilon=target, delta=delta, sampling=sampling, sampling_rate=rate, rounds=rounds)
+    assert target * (1 - 1e-3) <= spent(sigma, sampling, rate, rounds, delta) <= target
+
+
+@given(st.floats(0.01, 50), st.floats(-12, -2), st.integers(1, 2000))
+@settings(max_examples=25, deadline=None)
+def test_full_participation(target, exponent, rounds):
+    delta = 10.0**exponent
+    sigma = noise_multiplier_for(epsilon=target, delta=delta, sampling="full", sampling_rate=1.0, rounds=rounds)
+    assert target * (1 - 1e-3) <= spent(sigma, "full", 1.0, rounds, delta) <= target
+    found = rounds_for(epsilon=target, delta=delta, sampling="full", sampling_rate=1.0, noise_multiplier=sigma)
+    assert rounds <= found <= rounds * 1.01 + 1
+
+
+@pytest.mark.slow
+def test_rounds_are_the_most_that_fit():
+    values = {"sampling": "poisson", "sampling_rate": 0.1, "noise_multiplier": 4.0}
+    found = rounds_for(epsilon=0.5, delta=1e-5, **values)
+    assert spent(4.0, "poisson", 0.1, found, 1e-5) <= 0.5 < spent(4.0, "poisson", 0.1, found + 1, 1e-5)
+    assert rounds_for(epsilon=1.5, delta=1e-5, **{**values, "noise_multiplier": 0.2, "sampling_rate": 0.9}) == 0
+    assert rounds_for(epsilon=0.5, delta=1e-5, most=5, **values) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("epsilon", {"epsilon": 0.0}),
+        ("delta", {"delta": 1.0}),
+        ("rounds", {"rounds": 0}),
+        ("sampling_rate", {"sampling_rate": 0.0}),
+        ("sampling", {"sampling": "fixed"}),
+    ],
+)
+def test_arguments_are_checked(name, change):
+    good = {"epsilon": 1.0, "delta": 1e-5, "sampling": "poisson", "sampling_rate": 0.5, "rounds": 1}
+    with pytest.raises(MmfedError, match=name) as caught:
+        noise_multiplier_for(**{**good, **change})
+    assert caught.value.code == ExitCode.PRIVACY
+
+
+def test_what_no_noise_can_reach_is_said():
+    with pytest.raises(MmfedError, match="no noise multiplier up to 1e"):
+        noise_multiplier_for(epsilon=1e-7, delta=1e-12, sampling="full", sampling_rate=1.0, rounds=1000)
