@@ -100,7 +100,7 @@ class CohortStrategy(Strategy):
     ) -> None:
         self._config = config
         self._run_id = run_id
-        # Flower draws node ids at random: ordered by their users, nodes are summed alike in every run and on every carrier.
+        # Flower draws node ids at random; ordered by their users, nodes are summed alike in every run and backend.
         self._nodes = dict(sorted(nodes.items(), key=lambda node: min(node[1].tolist(), default=-1)))
         self._rank = {node: rank for rank, node in enumerate(self._nodes)}
         self._catalogue = catalogue
@@ -164,11 +164,13 @@ class CohortStrategy(Strategy):
             collected.realised += realised
         silent = sorted(set(self._asked) - answered)
         if self._asked and not answered:
-            reasons = faults.condensed(collected.refused) or f"no reply within {self._config.federation.round_timeout:g} s"
+            reasons = (
+                faults.condensed(collected.refused) or f"no reply within {self._config.federation.round_timeout:g} s"
+            )
             raise MmfedError(
                 ExitCode.FEDERATION,
                 f"round {server_round}: none of {len(self._asked)} nodes gave an update ({reasons}).",
-                "look at the nodes, then continue with --resume; raise federation.round_timeout if they were only slow.",
+                "look at the nodes and continue with --resume; raise federation.round_timeout if they were only slow.",
             )
         named = {entry.split(":")[0] for entry in collected.refused}
         collected.refused += [f"node {node}: no reply" for node in silent if f"node {node}" not in named]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
@@ -43,6 +44,7 @@ def run_ray(server: ServerApp, client: ClientApp, *, nodes: int, run_config: dic
             "pip install 'mmfed[simulation]', or take federation.backend = inprocess.",
         )
     finished: list[BaseException | None] = []
+    stop = threading.Event()
 
     # run_simulation hands its ServerApp no run config and wraps what it raises, so an app of ours stands in between.
     carried = ServerApp()
@@ -50,6 +52,7 @@ def run_ray(server: ServerApp, client: ClientApp, *, nodes: int, run_config: dic
     @carried.main()
     def main(grid: Grid, context: Context) -> None:
         context.run_config = dict(run_config)
+        _stop_on(stop, grid)
         try:
             server(grid, context)
         except BaseException as fault:
@@ -60,16 +63,40 @@ def run_ray(server: ServerApp, client: ClientApp, *, nodes: int, run_config: dic
     cluster = "RAY_ADDRESS" in os.environ
     workers = {} if cluster else {"num_cpus": min(nodes, os.cpu_count() or 1)}
     backend = {"init_args": workers | _ray_logs(), "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
-    with _quiet():
+    failed: list[Exception] = []
+
+    def simulate() -> None:
         try:
             run_simulation(carried, client, num_supernodes=nodes, backend_config=backend)
         except Exception as fault:
-            if not finished:
-                raise _cannot_start(fault) from fault
+            failed.append(fault)
+
+    with _quiet():
+        # In a thread of its own: Ctrl-C cannot interrupt the way Flower waits; this thread looks up twice a second.
+        simulation = threading.Thread(target=simulate, name="ray simulation", daemon=True)
+        simulation.start()
+        try:
+            while simulation.is_alive():
+                simulation.join(0.5)
+        finally:
+            stop.set()
+            simulation.join()
     if not finished:
-        raise _cannot_start(RuntimeError("the coordinator did not finish"))
+        raise _cannot_start(failed[0] if failed else RuntimeError("the coordinator did not finish"))
     if finished[0] is not None:
         raise finished[0]
+
+
+def _stop_on(stop: threading.Event, grid: Grid) -> None:
+    """Make the coordinator's next look for replies the last one once ``stop`` is set."""
+    pull = grid.pull_messages
+
+    def pull_unless_stopped(message_ids: Iterable[str]) -> Iterable[Message]:
+        if stop.is_set():
+            raise MmfedError(ExitCode.INTERRUPTED, "interrupted.", "continue with --resume.")
+        return pull(message_ids)
+
+    grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]
 
 
 def _cannot_start(fault: Exception) -> MmfedError:
@@ -97,9 +124,8 @@ def _ray_logs() -> dict[str, object]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No telemetry; Flower's and Ray's logs and deprecation notes only with ``MMFED_LOG=debug``. Undone afterwards."""
-    added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
-    os.environ.update(added)
-    path = os.environ.get("PYTHONPATH")
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in before})
     telemetry_before, telemetry.FLWR_TELEMETRY_ENABLED = telemetry.FLWR_TELEMETRY_ENABLED, "0"
     loggers = {name: logging.getLogger(name) for name in ("flwr", "ray")}
     levels = {name: logger.level for name, logger in loggers.items()}
@@ -116,9 +142,6 @@ def _quiet() -> Iterator[None]:
         for name, logger in loggers.items():
             logger.setLevel(levels[name])
         telemetry.FLWR_TELEMETRY_ENABLED = telemetry_before
-        for name in added:
-            os.environ.pop(name, None)
-        if path is None:  # Flower puts sys.path there for the workers
-            os.environ.pop("PYTHONPATH", None)
-        else:
-            os.environ["PYTHONPATH"] = path
+        for name in set(os.environ) - set(before):  # Ray and Flower leave theirs, sys.path in PYTHONPATH among them
+            del os.environ[name]
+        os.environ.update(before)

@@ -1,10 +1,12 @@
-"""A whole deployment on 127.0.0.1: SuperLink with TLS and node keys, SuperExec, SuperNodes; every process is our own."""
+"""A whole deployment on 127.0.0.1: SuperLink with TLS and node keys, SuperExec, SuperNodes."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
 import os
+import secrets
+import shutil
 import socket
 import subprocess
 import sysconfig
@@ -31,7 +33,10 @@ class Loopback:
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.host = folder / "coordinator"
         self.host.mkdir(parents=True)
+        self.app = copy_app(folder / "app")
         write_certificates(folder)
+        self.secret = folder / "superexec.secret"
+        self.secret.write_bytes(secrets.token_bytes(32))
 
     def __enter__(self) -> Loopback:
         ca = self.folder / "ca.crt"
@@ -39,16 +44,41 @@ class Loopback:
         self._start(
             "superlink",
             self.host,
-            ["flower-superlink", "--ssl-ca-certfile", ca, "--ssl-certfile", self.folder / "server.pem"]
-            + ["--ssl-keyfile", self.folder / "server.key", "--enable-supernode-auth"]
-            + ["--database", self.host / "state.db", "--isolation", "process", "--host", "127.0.0.1"]
-            + ["--disable-runtime-dependency-installation", "--port", self.port],
+            [
+                "flower-superlink",
+                "--ssl-ca-certfile",
+                ca,
+                "--ssl-certfile",
+                self.folder / "server.pem",
+                "--ssl-keyfile",
+                self.folder / "server.key",
+                "--enable-supernode-auth",
+                "--database",
+                self.host / "state.db",
+                "--isolation",
+                "process",
+                "--host",
+                "127.0.0.1",
+                "--disable-runtime-dependency-installation",
+                "--port",
+                self.port,
+                "--superexec-auth-secret-file",
+                self.secret,
+            ],
         )
         wait_for_port(self.port)
         self._start(
             "superexec",
             self.host,
-            ["flower-superexec", "--root-certificates", ca, "--runtime-api-address", f"127.0.0.1:{self.port}"],
+            [
+                "flower-superexec",
+                "--root-certificates",
+                ca,
+                "--runtime-api-address",
+                f"127.0.0.1:{self.port}",
+                "--superexec-auth-secret-file",
+                self.secret,
+            ],
         )
         return self
 
@@ -75,9 +105,19 @@ class Loopback:
         return self._start(
             name,
             folder,
-            ["flower-supernode", "--root-certificates", self.folder / "ca.crt"]
-            + ["--superlink", f"127.0.0.1:{self.port}", "--auth-supernode-private-key", private]
-            + ["--port", free_port(), "--node-config", folder / "device.toml"],
+            [
+                "flower-supernode",
+                "--root-certificates",
+                self.folder / "ca.crt",
+                "--superlink",
+                f"127.0.0.1:{self.port}",
+                "--auth-supernode-private-key",
+                private,
+                "--port",
+                free_port(),
+                "--node-config",
+                folder / "device.toml",
+            ],
         )
 
     def flwr(self, *arguments: object, timeout: float = 60, check: bool = True) -> str:
@@ -92,12 +132,11 @@ class Loopback:
         return output
 
     def run(self, run_config: Mapping[str, str], *, timeout: float) -> str:
-        """``flwr run`` to its end; what it printed and what the servers logged."""
+        """``flwr run`` to its end; what it printed."""
         text = "".join(f"{key} = {toml_string(value)}\n" for key, value in run_config.items())
         path = self.host / "run.toml"
         path.write_text(text)
-        output = self.flwr("run", REPOSITORY, "prod", "--stream", "--run-config", path, timeout=timeout, check=False)
-        return f"{output}\n{self.logs()}"
+        return self.flwr("run", self.app, "prod", "--stream", "--run-config", path, timeout=timeout, check=False)
 
     def logs(self) -> str:
         """What every server printed so far."""
@@ -117,6 +156,14 @@ class Loopback:
             )
         self._running.append((name, process))
         return process
+
+
+def copy_app(folder: Path) -> Path:
+    """The app directory as a coordinator host has it: nothing but what ``flwr run`` sends."""
+    for name in ("server/app.py", "client/app.py", "pyproject.toml", "LICENSE"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, folder / name)
+    return folder
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -167,9 +214,7 @@ def write_node_key(private: Path, public: Path) -> None:
     """An ECDSA P-384 pair, as ``ssh-keygen -t ecdsa -b 384`` writes it."""
     key = ec.generate_private_key(ec.SECP384R1())
     private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
     )
     private.chmod(0o600)
     ssh = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
@@ -180,7 +225,9 @@ def write_certificates(folder: Path) -> None:
     """``ca.crt``, ``server.pem`` and ``server.key`` for localhost and 127.0.0.1."""
     now = datetime.datetime.now(datetime.UTC)
 
-    def certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey, ca: bool):
+    def certificate(
+        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey, ca: bool
+    ):
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -191,9 +238,7 @@ def write_certificates(folder: Path) -> None:
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         )
         if not ca:
             names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

@@ -53,3 +53,12 @@ def test_admit_charges_nothing(tmp_path, key):
 def test_target_is_checked(tmp_path, key, target):
     with Ledger.create(tmp_path / "l", make_header(), key) as ledger, pytest.raises(MmfedError, match="target_epsilon"):
         Budget(target_epsilon=target, ledger=ledger)
+
+
+def test_the_target_is_not_stretched(tmp_path, key):
+    event = make_event(0)
+    with Ledger.create(tmp_path / "l", make_header(), key) as ledger:
+        needed = ledger.accountant.epsilon_after(event.release()).value
+        Budget(target_epsilon=needed * (1 + 1e-9), ledger=ledger).admit(event.release())
+        with pytest.raises(MmfedError, match="budget exhausted"):
+            Budget(target_epsilon=needed * (1 - 1e-6), ledger=ledger).admit(event.release())

@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.privacy import calibration
 from mmfed.privacy.accounting import GaussianRelease, epsilon
 from mmfed.privacy.calibration import noise_multiplier_for, rounds_for
 
@@ -64,3 +65,15 @@ def test_arguments_are_checked(name, change):
 def test_what_no_noise_can_reach_is_said():
     with pytest.raises(MmfedError, match="no noise multiplier up to 1e"):
         noise_multiplier_for(epsilon=1e-7, delta=1e-12, sampling="full", sampling_rate=1.0, rounds=1000)
+
+
+@pytest.mark.parametrize("ratio", [0.9, 0.997, 1.0, 1.004, 1.2])
+def test_the_fine_grid_decides(monkeypatch, ratio):
+    """The search runs on a coarse grid; whatever that grid says, the account that will be charged stays in budget."""
+
+    def account(release, delta, grid):
+        return 10.0 / release.noise_multiplier * (ratio if grid < 1e-3 else 1.0)
+
+    monkeypatch.setattr(calibration, "_spent", account)
+    sigma = noise_multiplier_for(epsilon=2.0, delta=1e-5, sampling="full", sampling_rate=1.0, rounds=1)
+    assert 2.0 * (1 - 1e-3) <= 10.0 / sigma * ratio <= 2.0

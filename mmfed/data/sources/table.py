@@ -65,7 +65,7 @@ def read_catalogue(folder: Path, findings: Findings) -> Shop | None:
         items=nobody,
         times=nobody,
         actions=nobody,
-        values=nobody,
+        values=np.zeros(0, dtype=np.float32),
         item_count=catalogue.size,
     )
     notes = (*findings.notes, "no interactions file: the catalogue only")
