@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,7 +20,7 @@ ModalityName = Literal["image", "text", "attributes", "audio", "video"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -95,7 +95,9 @@ class ModelSection(_Section):
     fusion: Literal["concat", "attention"] = "concat"
     item_ids: bool = Field(True, description="item-id residual on top of content, for items known at training time")
     private_user_vector: bool = Field(False, description="a trained vector per user that never leaves the device")
-    decays: tuple[float, ...] = Field((0.5, 0.8, 0.95, 1.0), min_length=1)
+    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.5, 0.8, 0.95, 1.0), min_length=1, description="recency decays of the user state, each in (0, 1]"
+    )
     history: int = Field(200, ge=1, description="events of a history that count, the latest ones")
 
 
@@ -119,7 +121,7 @@ class ServerOptimiserSection(_Section):
     learning_rate: float = Field(0.02, gt=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0, description="Adam/Adagrad denominator floor")
+    epsilon: float = Field(1e-6, gt=0, description="Adam/Adagrad denominator floor")
     weight_decay: float = Field(0.0, ge=0, description="decoupled, applied by the coordinator to shared parameters")
     global_second_moment: bool | None = Field(
         None, description="one second moment for the whole model; none: only under noise"
@@ -170,7 +172,7 @@ class PrivacySection(_Section):
 class EvaluationSection(_Section):
     """How quality is measured."""
 
-    k: tuple[int, ...] = Field((10, 20, 50), min_length=1)
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50), min_length=1, description="list lengths")
     every: int = Field(5, ge=1, description="rounds between validations")
     metric: str = Field("ndcg@10", description="the validation metric that chooses the round")
     bootstrap: int = Field(1000, ge=0, description="resamples of the 95 % interval")

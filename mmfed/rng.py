@@ -8,6 +8,7 @@ must not produce noise that protects people outside a simulation (see ``privacy.
 from __future__ import annotations
 
 import hashlib
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,8 @@ def derive(seed: int, *path: int | str) -> int:
     concatenation)."""
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *path):
-        encoded = f"{type(part).__name__}:{part}".encode()
+        # A NumPy integer is the number it holds, not a type of its own.
+        encoded = (f"str:{part}" if isinstance(part, str) else f"int:{operator.index(part)}").encode()
         digest.update(len(encoded).to_bytes(4, "little") + encoded)
     return int.from_bytes(digest.digest(), "little")
 

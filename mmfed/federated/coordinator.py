@@ -144,7 +144,11 @@ def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict
         if reply.has_error():
             refused.append(f"node {node}: {faults.reason(reply.error)}")
             continue
-        users, digest = tasks.read_enrolment(reply.content)
+        try:
+            users, digest = tasks.read_enrolment(reply.content)
+        except MmfedError as fault:
+            refused.append(f"node {node}: {fault.message}")
+            continue
         if digest != workspace.features.digest:
             refused.append(f"node {node}: its catalogue features differ from the coordinator's")
             continue

@@ -60,27 +60,24 @@ class DeviceAccount:
 
         A round charged before (the run was killed and repeats it) is let through: ``charge`` will find it unchanged.
         """
-        target = self._task.config.privacy.epsilon
         with Ledger.resume(self._path, self._header, self._signer) as ledger:
             charged = any(
                 event.kind == "release" and event.body["round"] == self._task.round_number for event in ledger.events
             )
-            after = ledger.accountant.epsilon_after(self._release).value
-            if target is None or after <= target or (charged and self._task.config.privacy.noise_source == "seeded"):
+            if charged and self._task.config.privacy.noise_source == "seeded":
                 return True
-            ledger.refuse(
-                f"this round would bring epsilon to {after:.4f}, above the target {target:g}",
-                by="device",
-                round_number=self._task.round_number,
-            )
-        return False
+            return self._affords(ledger)
 
     def noise(self, size: int, purpose: str) -> FloatArray:
         """Standard normal samples of this round."""
         return self._source.standard_normal(size, round_number=self._task.round_number, purpose=purpose)
 
-    def charge(self, update: FloatArray) -> None:
+    def charge(self, update: FloatArray) -> bool:
         """Make the charge of a noised update durable; only then may it leave.
+
+        Returns:
+            Whether it may leave: not if a round let through as a repetition gave another result that the budget does
+            not allow.
 
         Raises:
             MmfedError: the ledger cannot be written; nothing may leave.
@@ -101,7 +98,23 @@ class DeviceAccount:
             result_hash=result_hash(update),
         )
         with Ledger.resume(self._path, self._header, self._signer) as ledger:
+            if not ledger.is_charged(event) and not self._affords(ledger):
+                return False
             ledger.charge(event)
+        return True
+
+    def _affords(self, ledger: Ledger) -> bool:
+        """Whether one more release stays within the target; if not, the refusal is written down."""
+        target = self._task.config.privacy.epsilon
+        after = ledger.accountant.epsilon_after(self._release).value
+        if target is None or after <= target:
+            return True
+        ledger.refuse(
+            f"this round would bring epsilon to {after:.4f}, above the target {target:g}",
+            by="device",
+            round_number=self._task.round_number,
+        )
+        return False
 
 
 @lru_cache(maxsize=8)

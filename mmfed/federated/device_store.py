@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfed.errors import ExitCode, MmfedError
 from mmfed.records import storage_faults
 from mmfed.types import FloatArray, IntArray
 
@@ -38,10 +39,12 @@ class DeviceStore:
     def put(self, users: IntArray, round_number: int, vectors: FloatArray) -> None:
         """Store the vectors after ``round_number``; the state before it stays readable."""
         slot = 1 - np.maximum(self._newest(users, round_number), 0)
-        self._rounds[users, slot] = 0  # invalid while the vector is half written
+        # Each step is on disk before the next: a slot that names a round holds the whole vector of that round.
+        self._rounds[users, slot] = 0
+        self._rounds.flush()
         self._vectors[users, slot] = vectors
-        self._rounds[users, slot] = round_number
         self._vectors.flush()
+        self._rounds[users, slot] = round_number
         self._rounds.flush()
 
     def _newest(self, users: IntArray, round_number: int) -> IntArray:
@@ -53,7 +56,14 @@ class DeviceStore:
 
 def _open(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.memmap:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not path.exists() or path.stat().st_size != size:
+    found = path.stat().st_size if path.exists() else 0
+    if found == 0:  # absent, or the process died before it had a size
         with open(path, "wb") as file:
             file.truncate(size)
+    elif found != size:
+        raise MmfedError(
+            ExitCode.STORAGE,
+            f"{path}: holds {found} bytes, {size} are needed for these users: the node's users or model changed.",
+            "bring back the node's data as it was when the run started, or start a new run.",
+        )
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)

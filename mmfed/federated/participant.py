@@ -145,7 +145,8 @@ class Node:
                 noise=account.noise,
                 sample_key=account.sample_key,
             )
-            account.charge(wire.flatten(change, self.shapes))
+            if not account.charge(wire.flatten(change, self.shapes)):
+                continue
             for name, value in change.items():
                 total[name] += value
             realised += 1
@@ -171,6 +172,12 @@ def _node(message: Message, context: Context, state_folder: Path | None) -> tupl
     if "data-dir" in settings:
         data = config.data.model_copy(update={"path": Path(str(settings["data-dir"])).expanduser()})
         config = config.model_copy(update={"data": data})
+        if config.privacy.mode == "record" and config.privacy.noise_source == "seeded":
+            raise MmfedError(
+                ExitCode.PRIVACY,
+                "the coordinator asks this device for noise from a seed it knows, which protects nobody.",
+                "run the coordinator with --set privacy.noise_source=csprng; seeded noise is for simulations.",
+            )
     partition = int(settings.get("partition-id", 0)), int(settings.get("num-partitions", 1))
     folder = state_folder or Path(str(settings.get("state-dir", "~/.local/state/mmfed"))).expanduser()
     folder = folder / task.run_id / f"node-{partition[0]}-of-{partition[1]}"

@@ -16,7 +16,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.checkpoint import load_checkpoint, save_checkpoint
 from mmfed.federated.strategy import RoundRecord, RoundState
 from mmfed.privacy.keys import load_or_create_key
-from mmfed.records import RunFolder, append_line, read_lines, write_text
+from mmfed.records import RunFolder, append_line, write_text
 
 LATEST, BEST = "latest.safetensors", "best.safetensors"
 
@@ -68,8 +68,9 @@ class Progress:
             )
         tensors, state = load_checkpoint(path, key)
         progress = cls(run, config, key, **state, tensors=tensors)
-        if read_lines(run.metrics) != progress.records:
-            write_text(run.metrics, "".join(json.dumps(record) + "\n" for record in progress.records))
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in progress.records)
+        if not run.metrics.exists() or run.metrics.read_bytes() != lines.encode("utf-8"):
+            write_text(run.metrics, lines)
         return progress
 
     def keep(self, state: RoundState, observer: Observer | None) -> bool:

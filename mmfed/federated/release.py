@@ -43,7 +43,9 @@ class Release:
         """
         if self._mechanism is None:
             return
-        norm, bound = float(np.linalg.norm(vector)), users * self._mechanism.clip_norm
+        with np.errstate(over="ignore"):  # a norm that overflows is infinite, and too large
+            norm = float(np.linalg.norm(vector))
+        bound = users * self._mechanism.clip_norm
         if norm > bound * (1 + 1e-4):
             raise MmfedError(
                 ExitCode.FEDERATION,
@@ -80,7 +82,7 @@ class Release:
             dropouts=dropouts,
             result_hash=result_hash(noised),
         )
-        if self._budget is not None and not self._is_replay(event):
+        if self._budget is not None and not self._ledger.is_charged(event):
             self._budget.admit(kind, round_number=round_number)
         self._ledger.charge(event)
         return noised
@@ -88,14 +90,3 @@ class Release:
     def spent(self) -> float | None:
         """ε charged so far by the coordinator, nats; None where it has no account."""
         return None if self._ledger is None else self._ledger.spent().value
-
-    def _is_replay(self, event: ReleaseEvent) -> bool:
-        """Whether this very result was charged before a crash: the same release again costs nothing."""
-        if self._ledger is None:
-            return False
-        return any(
-            line.kind == "release"
-            and line.body["round"] == event.round
-            and line.body["result_hash"] == event.result_hash
-            for line in self._ledger.events
-        )

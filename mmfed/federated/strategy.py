@@ -184,11 +184,8 @@ class CohortStrategy(Strategy):
         asked = self._asked.get(node)
         if asked is None or repeated:
             raise MmfedError(ExitCode.FEDERATION, "an update nobody asked for", "update the node.")
-        try:
-            arrays, realised = tasks.read_training_reply(reply.content)
-        except (KeyError, ValueError, TypeError):
-            raise MmfedError(ExitCode.FEDERATION, "not a training reply", "run the same version everywhere.") from None
-        if not 0 <= realised <= len(asked):
+        arrays, realised = tasks.read_training_reply(reply.content)
+        if realised > len(asked):
             raise MmfedError(ExitCode.FEDERATION, f"claims {realised} users of {len(asked)}", "update the node.")
         vector = wire.flatten(wire.decode(arrays, self._shapes), self._shapes)
         self._release.check_norm(vector, realised)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,17 +71,18 @@ def read_task(content: RecordDict) -> tuple[Task, ArrayRecord]:
         record = content.config_records[_TASK]
         task = Task(
             config=Config.model_validate_json(str(record["config"])),
-            run_id=str(record["run-id"]),
-            population=int(record["population"]),  # type: ignore[arg-type]
+            run_id=_run_id(record["run-id"]),
+            population=_count(record["population"]),
             noise_multiplier=float(record["noise-multiplier"]),  # type: ignore[arg-type]
             catalogue=str(record["catalogue"]),
-            round_number=int(record["round"]),  # type: ignore[arg-type]
-            users=np.frombuffer(bytes(record["users"]), dtype="<u8"),  # type: ignore[arg-type]
+            round_number=_count(record["round"]),
+            users=_keys(record["users"]),
         )
     except (KeyError, ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
         raise MmfedError(
             ExitCode.FEDERATION,
-            f"the message is not a task of this mmfed version ({type(error).__name__}: {str(error)[:120]}).",
+            f"the message is not a task of this mmfed version ({type(error).__name__}: {said[:120]}).",
             "run the same mmfed version on the coordinator and on every device.",
         ) from None
     return task, content.array_records.get(_MODEL) or ArrayRecord()
@@ -92,9 +94,16 @@ def enrolment_reply(users: IntArray, catalogue: str) -> RecordDict:
 
 
 def read_enrolment(content: RecordDict) -> tuple[IntArray, str]:
-    """Inverse of ``enrolment_reply``."""
-    record = content.config_records[_REPLY]
-    return np.frombuffer(bytes(record["users"]), dtype="<u8"), str(record["catalogue"])  # type: ignore[arg-type]
+    """Inverse of ``enrolment_reply``.
+
+    Raises:
+        MmfedError: the reply is not one of ours.
+    """
+    try:
+        record = content.config_records[_REPLY]
+        return _keys(record["users"]), str(record["catalogue"])
+    except (KeyError, ValueError, TypeError):
+        raise _foreign("an enrolment reply") from None
 
 
 def training_reply(arrays: ArrayRecord, realised: int) -> RecordDict:
@@ -103,5 +112,42 @@ def training_reply(arrays: ArrayRecord, realised: int) -> RecordDict:
 
 
 def read_training_reply(content: RecordDict) -> tuple[ArrayRecord, int]:
-    """Inverse of ``training_reply``."""
-    return content.array_records[_MODEL], int(content.metric_records[_REPORT]["realised"])  # type: ignore[arg-type]
+    """Inverse of ``training_reply``.
+
+    Raises:
+        MmfedError: the reply is not one of ours, or holds more than one of ours may.
+    """
+    try:
+        report = content.metric_records[_REPORT]
+        if set(content) != {_MODEL, _REPORT} or set(report) != {"realised"}:
+            raise _foreign("a training reply")
+        return content.array_records[_MODEL], _count(report["realised"])
+    except (KeyError, ValueError, TypeError):
+        raise _foreign("a training reply") from None
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        raise ValueError(f"{value!r:.40} is not a count")
+    return value
+
+
+def _keys(value: object) -> IntArray:
+    if not isinstance(value, bytes):
+        raise TypeError("user keys are not bytes")
+    return np.frombuffer(value, dtype="<u8")
+
+
+def _run_id(value: object) -> str:
+    """A run's name becomes a folder on the device: it may not lead out of the device's own."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", value):
+        raise ValueError(f"run id {value!r:.40}")
+    return value
+
+
+def _foreign(what: str) -> MmfedError:
+    return MmfedError(
+        ExitCode.FEDERATION,
+        f"the message is not {what} of this mmfed version",
+        "run the same mmfed version on the coordinator and on every device.",
+    )

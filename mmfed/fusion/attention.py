@@ -26,6 +26,8 @@ class AttentionFusion(FusionHead):
         self.missing = nn.Parameter(torch.zeros(dimensions))
 
     def forward(self, values: tuple[Tensor, ...], present: Tensor) -> Tensor:
+        if not self.modalities:
+            return self.missing.expand(present.shape[0], -1)
         projected = torch.stack([value @ weight for value, weight in zip(values, self.project, strict=True)], dim=1)
         logits = (projected * self.query).sum(-1)
         weights = torch.softmax(logits.masked_fill(present == 0, -1e9), dim=1) * present

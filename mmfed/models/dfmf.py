@@ -70,7 +70,8 @@ class DeepFusionRecommender(Recommender):
         return ItemTables(history, target, self.item_bias)
 
     def user_states(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
-        return self.pooling(vectors, batch) + batch.user_vectors[:, None, :]
+        states = self.pooling(vectors, batch)
+        return states if self.user_vector is None else states + batch.user_vectors[:, None, :]
 
     def scopes(self) -> dict[str, Scope]:
         return super().scopes() | ({"user_vector": Scope.PRIVATE} if self.user_vector is not None else {})

@@ -28,6 +28,7 @@ Counts = tuple[tuple[tuple[float, float], int], ...]  # ((σ, q), count), in ord
 DISCRETISATION = 1e-4
 _ORDERS = (*range(2, 33), *range(36, 65, 4), *range(72, 129, 8), 160, 192, 256, 384, 512, 1024)
 _SMALLEST_STEPWISE_DELTA = 1e-9  # every convolution moves up to 1e-15 of mass to infinity
+_FINE_BINS = 1.5e5
 _MOST_BINS = 2e6  # a composed loss distribution of this size takes about a second; above it the grid is coarsened
 
 
@@ -86,12 +87,17 @@ class EpsilonEstimate:
 
 
 def epsilon(
-    releases: Sequence[GaussianRelease], delta: float, *, discretisation: float = DISCRETISATION
+    releases: Sequence[GaussianRelease], delta: float, *, discretisation: float | None = None
 ) -> EpsilonEstimate:
     """ε of all releases together at ``delta``: the smaller of PLD and RDP, both upper bounds.
 
-    Identical releases are composed once with their total count. The grid is coarsened (and the grid used is returned)
-    when the loss distribution would not fit in memory; coarser is still an upper bound.
+    Identical releases are composed once with their total count. Any grid gives an upper bound; the one used is told.
+
+    Args:
+        releases: everything that is to count.
+        delta: δ.
+        discretisation: grid of the loss distribution, nats. None takes 1e-4, or finer where the loss of one sampled
+            release is smaller than that. Coarsened when the loss distribution would not fit in memory.
 
     Raises:
         MmfedError: δ outside (0, 1).
@@ -106,9 +112,9 @@ class Accountant:
     Not a filter: it adds up what it is told. ``budget.Budget`` refuses.
     """
 
-    def __init__(self, delta: float, *, discretisation: float = DISCRETISATION) -> None:
+    def __init__(self, delta: float, *, discretisation: float | None = None) -> None:
         self.delta = check_delta(delta)
-        self.discretisation = check_positive("discretisation", discretisation)
+        self.discretisation = None if discretisation is None else check_positive("discretisation", discretisation)
         self._counts: dict[tuple[float, float], int] = {}
         self._latest: tuple[Counts, EpsilonEstimate] | None = None
 
@@ -140,15 +146,15 @@ def _counts(releases: Iterable[GaussianRelease]) -> Counts:
 
 
 @lru_cache(maxsize=4096)  # many devices of one run spend in step
-def _estimate(counts: Counts, delta: float, discretisation: float, *, stepwise: bool) -> EpsilonEstimate:
+def _estimate(counts: Counts, delta: float, discretisation: float | None, *, stepwise: bool) -> EpsilonEstimate:
     if not counts:
-        return EpsilonEstimate(0.0, "pld", discretisation)
+        return EpsilonEstimate(0.0, "pld", 0.0)
     if all(rate == 1.0 for (_, rate), _ in counts):  # one Gaussian, whose loss distribution needs no grid
         precision = sum(count / sigma**2 for (sigma, _), count in counts)
         with np.errstate(divide="ignore"):
             value = dp_accounting.get_epsilon_gaussian(1.0 / math.sqrt(precision), delta)
         return EpsilonEstimate(float(value), "pld", 0.0)
-    grid = discretisation
+    grid = _fine_grid(counts) if discretisation is None else discretisation
     while _span(counts) > _MOST_BINS * grid:
         grid *= 2.0
     by_pld = _pld_epsilon(counts, delta, grid, stepwise=stepwise)
@@ -158,13 +164,27 @@ def _estimate(counts: Counts, delta: float, discretisation: float, *, stepwise: 
     return EpsilonEstimate(by_pld, "pld", grid)
 
 
+def _fine_grid(counts: Counts) -> float:
+    """1e-4, halved while a release's loss is smaller than the grid: rounding to it would multiply the variance."""
+    smallest = min(_loss_variance(sigma, rate) for (sigma, rate), _ in counts if rate < 1.0)
+    grid, span = DISCRETISATION, _span(counts)
+    while 0.8 * math.sqrt(smallest) < grid and span < _FINE_BINS * grid:
+        grid /= 2.0
+    return grid
+
+
+def _loss_variance(sigma: float, rate: float) -> float:
+    """About the variance of the privacy loss of one release."""
+    return min(rate**2 * math.expm1(min(1.0 / sigma**2, 700.0)), 1.0 / sigma**2)
+
+
 def _span(counts: Counts) -> float:
     """Rough width of the composed privacy loss distribution, nats: sizes arrays, decides nothing else."""
     variance, widest = 0.0, 0.0
     for (sigma, rate), count in counts:
-        sampled = rate**2 * math.expm1(min(1.0 / sigma**2, 700.0))
-        variance += count * min(sampled, 1.0 / sigma**2)
-        widest = max(widest, 10.0 / sigma + 0.5 / sigma**2)
+        variance += count * _loss_variance(sigma, rate)
+        reach = 10.0 / sigma + 0.5 / sigma**2
+        widest = max(widest, reach if reach > 700 else math.log1p(rate * math.expm1(reach)))
     return variance + 20.0 * math.sqrt(variance) + widest
 
 

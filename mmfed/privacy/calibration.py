@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.privacy.accounting import DISCRETISATION, GaussianRelease, Sampling
+from mmfed.privacy.accounting import GaussianRelease, Sampling
 from mmfed.privacy.accounting import epsilon as account
 from mmfed.privacy.units import check_count, check_delta, check_positive
 
@@ -30,22 +30,22 @@ def noise_multiplier_for(
     check_positive("tolerance", tolerance)
     one = GaussianRelease(noise_multiplier=1.0, sampling=sampling, sampling_rate=sampling_rate, count=rounds)
 
-    def spent(sigma: float, grid: float) -> float:
+    def spent(sigma: float, grid: float | None) -> float:
         return _spent(replace(one, noise_multiplier=sigma), delta, grid)
 
     aim = epsilon * (1.0 - tolerance / 2.0)
     coarse_aim, best = aim, 0.0
     for _ in range(8):  # the coarse grid finds σ, the fine grid says by how much to move the coarse aim
         sigma = _smallest(lambda s: spent(s, _COARSE), coarse_aim, delta)
-        exact = spent(sigma, DISCRETISATION)
+        exact = spent(sigma, None)
         if exact <= epsilon * (1.0 - _MARGIN):
             best = sigma
             if exact >= epsilon * (1.0 - tolerance):
                 return sigma
         coarse_aim *= aim / max(exact, 1e-12)
     if best > 0.0 and tolerance > 1e-6:
-        return _tighten(lambda s: spent(s, DISCRETISATION), best, epsilon, tolerance)
-    return _smallest(lambda s: spent(s, DISCRETISATION), epsilon * (1.0 - _MARGIN), delta)
+        return _tighten(lambda s: spent(s, None), best, epsilon, tolerance)
+    return _smallest(lambda s: spent(s, None), epsilon * (1.0 - _MARGIN), delta)
 
 
 def rounds_for(
@@ -63,7 +63,7 @@ def rounds_for(
     one = GaussianRelease(noise_multiplier=noise_multiplier, sampling=sampling, sampling_rate=sampling_rate)
 
     def fits(count: int) -> bool:
-        return _spent(replace(one, count=count), delta, DISCRETISATION) <= epsilon * (1.0 - _MARGIN)
+        return _spent(replace(one, count=count), delta, None) <= epsilon * (1.0 - _MARGIN)
 
     if not fits(1):
         return 0
@@ -111,5 +111,5 @@ def _tighten(spent: Callable[[float], float], high: float, epsilon: float, toler
     return high
 
 
-def _spent(release: GaussianRelease, delta: float, grid: float) -> float:
+def _spent(release: GaussianRelease, delta: float, grid: float | None) -> float:
     return account([release], delta, discretisation=grid).value

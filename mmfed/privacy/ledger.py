@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -163,14 +164,23 @@ class Ledger:
         Raises:
             MmfedError: the charge could not be made durable. Nothing may be released.
         """
-        key = (event.line, event.round, event.result_hash)
-        if key in self._charged:
-            return self._charged[key]
+        if self.is_charged(event):
+            return self._charged[event.line, event.round, event.result_hash]
         after = self.accountant.epsilon_after(event.release())
+        if not math.isfinite(after.value):
+            raise MmfedError(
+                ExitCode.PRIVACY,
+                f"round {event.round}: no finite epsilon at noise_multiplier = {event.noise_multiplier!r}.",
+                "use more noise; nothing was released.",
+            )
         body = {**asdict(event), **_claim(after, float(self.header.delta))}
         line = self._append("release", body)
         self._remember(line)
         return line.index
+
+    def is_charged(self, event: ReleaseEvent) -> bool:
+        """Whether this very result was charged before: the same release again costs nothing."""
+        return (event.line, event.round, event.result_hash) in self._charged
 
     def refuse(self, reason: str, *, by: str = "server", round_number: int | None = None) -> int:
         """Record that a release was refused; returns the index of the event."""

@@ -18,7 +18,7 @@ from mmfed.models.baselines.base import KIND_NOTES
 from mmfed.models.baselines.registry import build_baseline
 from mmfed.records import RunFolder, write_json
 from mmfed.simulation.assess import assess_baseline
-from mmfed.simulation.run import Watcher, evaluate_run, simulate
+from mmfed.simulation.run import Watcher, check_unchanged, evaluate_run, simulate
 
 REFERENCE = "popularity"
 
@@ -159,6 +159,7 @@ def _toml(value: Any) -> str:
 def _run(config: Config, *, resume: bool, watcher: Watcher | None) -> Any:
     run = RunFolder(config.run.folder / config.run.name)
     if resume and run.results.exists():
+        check_unchanged(run, config, free=("evaluation.k", "evaluation.bootstrap", "evaluation.protocol"))
         return evaluate_run(run, config, load_workspace(config))
     return simulate(config, resume=resume and run.config.exists(), watcher=watcher)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,9 +28,10 @@ from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.models.base import Recommender
 from mmfed.models.scoring import ModelScorer
 from mmfed.privacy.units import Guarantee, guarantee_for
-from mmfed.records import RunFolder, read_lines, storage_faults, write_json, write_text
+from mmfed.records import RunFolder, read_lines, write_json, write_text
 from mmfed.simulation.assess import Assessed, assess, assess_baselines
 from mmfed.simulation.inprocess import run_inprocess
+from mmfed.simulation.run_folders import only_writer
 
 SHOWN_USERS, SHOWN_HISTORY, SHOWN_LIST = 5, 6, 10
 
@@ -70,7 +69,7 @@ def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = 
         MmfedError: anything a person can mend; the run folder stays usable for ``resume``.
     """
     run = RunFolder(config.run.folder / config.run.name)
-    with _only_writer(run):
+    with only_writer(run):
         _prepare(run, config, resume=resume)
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
@@ -262,19 +261,31 @@ def _prepare(run: RunFolder, config: Config, *, resume: bool) -> None:
                 f"{run.path}: holds a run already.",
                 "continue it with --resume, or name the new one with --set run.name=NAME.",
             )
-        held = build_config(tomllib.loads(run.config.read_text(encoding="utf-8")), where=str(run.config))
-        changed = _changed_keys(held.model_dump(mode="json"), config.model_dump(mode="json"))
-        free = {"run.threads", "federation.round_timeout", "run.folder"}
-        if changed - free:
-            names = ", ".join(sorted(changed - free))
-            raise MmfedError(
-                ExitCode.CONFIG,
-                f"{run.path}: was started with another configuration ({names}).",
-                "resume with the same scenario and --set values, or give the new run another name.",
-            )
+        check_unchanged(run, config)
         return
     write_json(run.environment, environment())
     write_text(run.config, config.to_toml())
+
+
+def check_unchanged(run: RunFolder, config: Config, *, free: Sequence[str] = ()) -> None:
+    """Check a configuration against the one a run was started with.
+
+    Args:
+        free: beginnings of keys that may differ, besides those that do not decide the result.
+
+    Raises:
+        MmfedError: names the keys that differ.
+    """
+    held = build_config(tomllib.loads(run.config.read_text(encoding="utf-8")), where=str(run.config))
+    changed = _changed_keys(held.model_dump(mode="json"), config.model_dump(mode="json"))
+    allowed = ("run.threads", "federation.round_timeout", "run.folder", *free)
+    names = ", ".join(sorted(key for key in changed if not key.startswith(allowed)))
+    if names:
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f"{run.path}: was started with another configuration ({names}).",
+            "resume with the same scenario and --set values, or give the new run another name.",
+        )
 
 
 def _changed_keys(held: Any, given: Any, prefix: str = "") -> set[str]:
@@ -303,30 +314,6 @@ def environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "versions": versions,
     }
-
-
-@contextmanager
-def _only_writer(run: RunFolder) -> Iterator[None]:
-    """Hold the run folder's lock.
-
-    Raises:
-        MmfedError: the folder cannot be written, or another process runs in it.
-    """
-    with storage_faults(run.path):
-        run.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MmfedError(
-                ExitCode.STORAGE,
-                f"{run.path}: another process is running in this folder.",
-                "wait for it, or use another name.",
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _check_metric(config: Config) -> None:

@@ -43,7 +43,7 @@ def user_losses(
     first = torch.gather(batch.first_seen, 1, batch.negatives.flatten(1)).view_as(batch.negatives)
     usable = (first >= positions[:, :, None]) & (batch.negatives != batch.targets[:, :, None])
     positive, negative = scores[:, :, 0], scores[:, :, 1:]
-    share = usable / usable.sum(2, keepdim=True).clamp_min(1)
+    share = usable.to(scores.dtype) / usable.sum(2, keepdim=True).clamp_min(1)
     if section.objective == "bpr":
         losses = (functional.softplus(negative - positive[:, :, None]) * share).sum(2)
     elif section.objective == "bce":

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_builder import make_event, make_header, make_key, write_chain
 
+from mmfed.privacy.accounting import epsilon
 from mmfed.privacy.audit.ledgers import DELTAS, audit_ledgers
 from mmfed.privacy.audit.verify import verify_ledger
 from mmfed.privacy.ledger import Ledger, header_for
@@ -87,6 +88,20 @@ def test_record_ledgers_hold(tmp_path):
     result = audit_ledgers([path], thorough=True)
     assert result.holds, [str(finding) for finding in result.findings]
     assert result.ledgers[0].claimed == pytest.approx(2.74, abs=0.005)
+
+
+def test_claims_on_a_coarse_grid_are_not_taken_for_lies(tmp_path):
+    grid = 1e-4
+    with Ledger.create(tmp_path / "l", make_header(delta=1e-8, target_epsilon=None), KEY) as ledger:
+        event = make_event(0, noise_multiplier=9.0, sampling="poisson", sampling_rate=1e-3, steps=5000)
+        ledger.charge(event)
+        entries = [(entry.kind, dict(entry.body)) for entry in ledger.events]
+    claim = epsilon([event.release()], 1e-8, discretisation=grid).value
+    assert claim > entries[1][1]["epsilon"] * 1.02 + 1e-3
+    entries[1][1].update(epsilon=claim, epsilon_discretisation=grid)
+    assert audit_ledgers([write_chain(tmp_path / "coarse", entries, KEY)]).holds
+    entries[1][1]["epsilon"] = claim * 1.1
+    assert not audit_ledgers([write_chain(tmp_path / "more", entries, KEY)]).holds
 
 
 def test_claims_by_renyi_are_not_taken_for_lies(tmp_path):

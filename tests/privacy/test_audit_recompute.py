@@ -15,12 +15,12 @@ from mmfed.privacy.audit.recompute import Term, epsilon_upper_bound, gaussian_ep
 TERM = st.builds(
     Term,
     sigma=st.floats(0.5, 10.0),
-    rate=st.one_of(st.just(1.0), st.floats(0.001, 0.6)),
-    count=st.integers(1, 300),
+    rate=st.one_of(st.just(1.0), st.floats(0.001, 0.6), st.floats(1e-6, 1e-3)),
+    count=st.one_of(st.integers(1, 300), st.integers(300, 3000)),
 )
 
 
-def production(terms, delta, grid=1e-4):
+def production(terms, delta, grid=None):
     releases = [
         GaussianRelease(
             noise_multiplier=t.sigma, sampling="full" if t.rate == 1 else "poisson", sampling_rate=t.rate, count=t.count
@@ -34,7 +34,7 @@ def production(terms, delta, grid=1e-4):
 @settings(max_examples=6, deadline=None)
 def test_agrees_with_dp_accounting(terms, exponent):
     delta = 10.0**exponent
-    claim = production(terms, delta, 2e-4)
+    claim = production(terms, delta)
     value = epsilon_upper_bound(terms, delta)
     assert value <= claim.value * (1 + 1e-3) + 1e-5
     assert claim.value <= value * 1.01 + 1e-3
@@ -150,3 +150,18 @@ def test_mass_at_infinity_counts_against_delta():
     near, far = (recompute._solve(losses, **solve, delta=certain * factor) for factor in (1.1, 5.0))
     assert math.isfinite(near)
     assert near > far
+
+
+@pytest.mark.parametrize("term", [Term(10.0, 1e-4, 10_000), Term(9.0, 1e-3, 95), Term(1.0, 1e-6, 1000)])
+def test_a_loss_smaller_than_the_grid(term):
+    """Rounding tiny losses to 1e-4 would multiply their variance; production refines its grid, and ours agrees."""
+    claim, coarse = production([term], 1e-8), production([term], 1e-8, 1e-4)
+    value = epsilon_upper_bound([term], 1e-8)
+    assert claim.discretisation < 1e-4
+    assert value <= claim.value <= 1.05 * value
+    assert claim.value < coarse.value
+    on_that_grid = epsilon_upper_bound([term], 1e-8, grid=1e-4)
+    if coarse.method == "pld":
+        assert on_that_grid == pytest.approx(coarse.value, rel=1e-3)
+    else:
+        assert coarse.value < on_that_grid

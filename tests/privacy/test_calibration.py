@@ -72,7 +72,7 @@ def test_the_fine_grid_decides(monkeypatch, ratio):
     """The search runs on a coarse grid; whatever that grid says, the account that will be charged stays in budget."""
 
     def account(release, delta, grid):
-        return 10.0 / release.noise_multiplier * (ratio if grid < 1e-3 else 1.0)
+        return 10.0 / release.noise_multiplier * (ratio if grid is None else 1.0)
 
     monkeypatch.setattr(calibration, "_spent", account)
     sigma = noise_multiplier_for(epsilon=2.0, delta=1e-5, sampling="full", sampling_rate=1.0, rounds=1)

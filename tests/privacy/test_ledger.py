@@ -16,7 +16,7 @@ from ledger_builder import make_event, make_header, make_key, write_chain
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy import ledger as ledger_module
-from mmfed.privacy.accounting import epsilon
+from mmfed.privacy.accounting import EpsilonEstimate, epsilon
 from mmfed.privacy.ledger import Ledger, header_for, result_hash
 from mmfed.privacy.units import guarantee_for
 
@@ -280,6 +280,14 @@ def test_resume_creates_then_continues_and_refuses_a_changed_promise(tmp_path, k
             Ledger.resume(path, make_header(**change), key)
         assert caught.value.code == ExitCode.PRIVACY
     Ledger.resume(path, make_header(), key).close()
+
+
+def test_a_release_without_a_finite_epsilon_is_not_charged(tmp_path, key, monkeypatch):
+    with Ledger.create(tmp_path / "l", make_header(), key) as ledger:
+        monkeypatch.setattr(ledger.accountant, "epsilon_after", lambda release: EpsilonEstimate(np.inf, "rdp", 1e-4))
+        with pytest.raises(MmfedError, match="no finite epsilon"):
+            ledger.charge(make_event(0))
+        assert len(ledger.events) == 1
 
 
 def test_refusals_are_kept_and_cost_nothing(tmp_path, key):

@@ -47,12 +47,15 @@ class _Losses:
         return (self.start + np.arange(self.masses.size)) * h
 
 
-def epsilon_upper_bound(terms: Sequence[Term], delta: float) -> float:
-    """ε at ``delta`` of all terms together, adjacency add/remove one unit; nats. An upper bound."""
+def epsilon_upper_bound(terms: Sequence[Term], delta: float, *, grid: float = 0.0) -> float:
+    """ε at ``delta`` of all terms together, adjacency add/remove one unit; nats. An upper bound.
+
+    ``grid`` is the finest grid to use, nats: a coarse one gives a looser bound, as it does in any account.
+    """
     sampled, mu = _grouped(terms)
     if not sampled:
         return gaussian_epsilon(mu, delta)
-    return max(_direction(sampled, mu, delta, remove=True), _direction(sampled, mu, delta, remove=False))
+    return max(_direction(sampled, mu, delta, grid, remove=remove) for remove in (True, False))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -109,7 +112,7 @@ def _grouped(terms: Sequence[Term]) -> tuple[list[Term], float]:
     return sampled, math.sqrt(precision)
 
 
-def _direction(sampled: list[Term], mu: float, delta: float, *, remove: bool) -> float:
+def _direction(sampled: list[Term], mu: float, delta: float, grid: float, *, remove: bool) -> float:
     total = sum(term.count for term in sampled) + 1
     # the grid adds about total · h² / 4 to the variance of the loss: keep that near 1e-5 of it
     bins = 1 << min(21, max(17, 18 + math.floor(math.log2(total / 1000) / 2)))
@@ -120,7 +123,7 @@ def _direction(sampled: list[Term], mu: float, delta: float, *, remove: bool) ->
         losses = [_sampled_losses(term, reach, h, remove=remove) for term in sampled]
         return losses + ([_gaussian_losses(mu, reach, h)] if mu > 0 else [])
 
-    coarse_h = max(widths) / _COARSE_BINS
+    coarse_h = max(max(widths) / _COARSE_BINS, grid)
     coarse = discretise(coarse_h)
     cumulants = np.array([_cumulant(coarse, coarse_h, tilt) for tilt in _TILTS])
     negligible = math.log(delta * 1e-9)
@@ -136,7 +139,7 @@ def _direction(sampled: list[Term], mu: float, delta: float, *, remove: bool) ->
         bottom = min(bottom, guess - 0.05 * (top - guess))
         higher = np.array([_cumulant(coarse, coarse_h, tilt + step) for step in steps])
         end = max(top, float(((math.log(1e15) + higher - cumulants[middle]) / steps).min()))
-        h = max((end - bottom) / (bins - 2), max(widths) / (2 * bins))
+        h = max((end - bottom) / (bins - 2), max(widths) / (2 * bins), grid)
         value = max(0.0, _solve(discretise(h), h, bins, tilt, outer, bottom, guess, delta))
         best, last = min(best, value), best
         if last - best < 1e-3 * last or best == 0.0:

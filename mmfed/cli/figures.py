@@ -1,0 +1,81 @@
+"""The table of test figures, and the promise below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mmfed.cli.terminal import is_narrow, say, show
+
+_COLUMNS = (
+    ("recall", "recall@{k}"),
+    ("ndcg", "ndcg@{k}"),
+    ("catalogue_coverage", "catalogue\ncoverage@{k}"),
+    ("ild_category", "diversity@{k}\n(categories)"),
+    ("ild_content", "diversity@{k}\n(content)"),
+)
+
+
+def shown_k(metrics: Mapping[str, Any]) -> int:
+    """10 where it was measured, else the shortest list that was."""
+    ks = sorted(int(name.partition("@")[2]) for name in metrics if name.startswith("recall@"))
+    return 10 if 10 in ks or not ks else ks[0]
+
+
+def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
+    """Method × metric with 95 % intervals; the best figure of a column is not marked: intervals overlap."""
+    k = shown_k(methods[0]["metrics"]) if methods else 10
+    names = [(f"{name}@{k}", title.format(k=k)) for name, title in _COLUMNS]
+    names = [(name, title) for name, title in names if any(_known(one, name) for one in methods)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("method")
+    for _, title in names:
+        table.add_column(title, no_wrap=True)
+    table.add_column("sees")
+    for one in methods:
+        style = "bold" if one.get("federated") else ""
+        figures = [Text(figure(one["metrics"].get(name))) for name, _ in names]
+        table.add_row(Text(str(one["name"])), *figures, Text(str(one["kind"])), style=style)
+    show(table)
+
+
+def figure(estimate: Mapping[str, Any] | None) -> str:
+    """``0.123 [0.101, 0.145]``; on two lines in a narrow terminal; – where undefined."""
+    if estimate is None or estimate.get("mean") is None:
+        return "–"
+    if estimate.get("low") is None or estimate.get("high") is None:
+        return f"{estimate['mean']:.3f}"
+    gap = "\n" if is_narrow() else " "
+    return f"{estimate['mean']:.3f}{gap}[{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def say_promise(statement: Mapping[str, Any]) -> None:
+    """ε with δ, unit, adjacency and trust, what it does not cover, and whether the noise was real."""
+    say(f"Privacy: {statement['sentence']}")
+    if statement["mode"] != "none":
+        say(f"Not covered: {'; '.join(statement['not_covered'])}.")
+    if statement.get("simulated"):
+        say(f"Note: {statement['simulated']}.")
+
+
+def show_results(results: Mapping[str, Any]) -> None:
+    """All a run's ``results.json`` says that a person needs at once."""
+    say("")
+    say(
+        f"Run {results['run']}: shop {results['shop']}, {results['users']:,} users, {results['items']:,} items, "
+        f"{results['interactions']:,} interactions. Test figures with 95 % intervals; model of round {results['round']} "
+        f"of {results['rounds']} ({results['selection']})."
+    )
+    say("")
+    show_methods(results["methods"])
+    say("")
+    say_promise(results["privacy"])
+    for note in results["notes"]:
+        say(f"Note: {note.rstrip('.')}.")
+
+
+def _known(method: Mapping[str, Any], name: str) -> bool:
+    return method["metrics"].get(name, {}).get("mean") is not None

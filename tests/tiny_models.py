@@ -1,0 +1,87 @@
+"""Models and histories small enough for property tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfed.config import Config, build_config
+from mmfed.models.base import ItemFeatures, Recommender, item_features
+from mmfed.models.registry import build_recommender
+from mmfed.training.batch import Histories
+from mmfed.training.update import LocalWork
+
+ITEMS, DIMENSIONS = 40, 8
+WIDTHS = {"image": 5, "text": 3}
+
+
+def tiny_config(*overrides: str) -> Config:
+    """Defaults with dimensions 8 and what the test wants."""
+    return build_config({}, [f"model.dimensions={DIMENSIONS}", *overrides])
+
+
+def tiny_features(
+    items: int = ITEMS, *, widths: Mapping[str, int] = WIDTHS, missing: float = 0.2, seed: int = 0
+) -> ItemFeatures:
+    """Random features; a share of the rows of every modality is missing."""
+    generator = np.random.default_rng(seed)
+    arrays = {
+        name: (generator.normal(size=(items, width)), generator.random(items) >= missing)
+        for name, width in widths.items()
+    }
+    return item_features(arrays, items)
+
+
+def tiny_model(
+    config: Config, features: ItemFeatures | None = None, *, dtype: torch.dtype = torch.float64, seed: int = 1
+) -> Recommender:
+    """A model whose parameters are all away from zero, so that no gradient vanishes by symmetry."""
+    model = build_recommender(config.model, features or tiny_features(), seed=seed).to(dtype)
+    model.features = model.features.to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
+    return model
+
+
+def histories_from(lists: Sequence[Sequence[int]], keys: Sequence[int] | None = None) -> Histories:
+    """One sequence per list."""
+    lengths = [len(one) for one in lists]
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    items = np.array([item for one in lists for item in one], dtype=np.int64)
+    named = np.arange(1, len(lists) + 1) * 7_919 if keys is None else np.array(keys)
+    return Histories(named.astype(np.uint64), indptr, items)
+
+
+def random_histories(lengths: Sequence[int], *, items: int = ITEMS, seed: int = 0) -> Histories:
+    """Random items, repetitions included."""
+    generator = np.random.default_rng(seed)
+    return histories_from([generator.integers(0, items, length).tolist() for length in lengths])
+
+
+def work_of(config: Config, *, seed: int = 3, round_number: int = 2) -> LocalWork:
+    """The local work of a configuration."""
+    return LocalWork(training=config.training, privacy=config.privacy, seed=seed, round_number=round_number)
+
+
+def norm_of(tensors: Mapping[str, Tensor]) -> float:
+    """Euclidean norm of all tensors together."""
+    return float(sum((value.double().square().sum() for value in tensors.values()), torch.zeros(())).sqrt())
+
+
+def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Distance over the norm of ``expected``; the distance itself where that norm is 0."""
+    if found.keys() != expected.keys():
+        raise AssertionError(f"{sorted(found)} and {sorted(expected)}")
+    distance = norm_of({name: found[name].double() - expected[name].double() for name in expected})
+    return distance / (norm_of(expected) or 1.0)
+
+
+def toml(value: Any) -> str:
+    """A value as ``--set`` wants it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,196 @@
+"""The fast path gives the update that the definition gives, user by user clipped, however it is cut into chunks."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import (
+    DIMENSIONS,
+    ITEMS,
+    histories_from,
+    norm_of,
+    random_histories,
+    relative_error,
+    tiny_config,
+    tiny_features,
+    tiny_model,
+    toml,
+    work_of,
+)
+
+from mmfed.training import cohort
+from mmfed.training.cohort import train_cohort
+from mmfed.training.reference import train_user, train_users
+
+LENGTHS = (0, 1, 2, 13, 7, 0, 9)  # the longest is above model.history
+OBJECTIVES = ("softmax", "sampled-softmax", "bpr", "bce")
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def configured(**chosen: Any):
+    values = {
+        "model.fusion": "concat",
+        "model.item_ids": True,
+        "model.private_user_vector": False,
+        "model.history": 6,
+        "training.objective": "softmax",
+        "training.steps": 1,
+        "training.positions": 4,
+        "training.negatives": 5,
+        "training.learning_rate": 0.5,
+        "privacy.mode": "user-central",
+        "privacy.clip_norm": 0.2,
+    }
+    values |= chosen
+    return tiny_config(*(f"{key}={toml(value)}" for key, value in values.items()))
+
+
+def vectors_for(config, count, dtype, seed=5):
+    scale = 0.3 if config.model.private_user_vector else 0.0
+    return torch.randn(count, DIMENSIONS, generator=torch.Generator().manual_seed(seed), dtype=dtype) * scale
+
+
+def assert_parity(config, histories, *, dtype=torch.float64, model=None):
+    model = tiny_model(config, dtype=dtype) if model is None else model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    vectors = vectors_for(config, len(histories), dtype)
+    expected = train_users(model, histories, vectors, work_of(config))
+    found = train_cohort(model, histories, vectors, work_of(config))
+    assert relative_error(found.total, expected.total) <= TOLERANCE[dtype]
+    assert found.realised == expected.realised == len(histories)
+    assert {value.dtype for value in found.total.values()} <= {torch.float64}
+    if config.model.private_user_vector:
+        torch.testing.assert_close(found.user_vectors, expected.user_vectors, rtol=1e-4, atol=TOLERANCE[dtype])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model was changed"
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("steps", "mode"), [(s, m) for s in (1, 3) for m in ("none", "user-central")])
+def test_every_combination(dtype, objective, steps, mode):
+    histories = random_histories(LENGTHS)
+    for fusion, item_ids, private in itertools.product(("concat", "attention"), (True, False), (True, False)):
+        chosen = {"model.fusion": fusion, "model.item_ids": item_ids, "model.private_user_vector": private}
+        chosen |= {"training.objective": objective, "training.steps": steps, "privacy.mode": mode}
+        assert_parity(configured(**chosen), histories, dtype=dtype)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lists=st.lists(st.lists(st.integers(0, 11), max_size=12), min_size=1, max_size=5),
+    objective=st.sampled_from(OBJECTIVES),
+    steps=st.sampled_from([1, 2]),
+    clipped=st.booleans(),
+)
+def test_any_histories(lists, objective, steps, clipped):
+    # Twelve items only: repetitions, and users who have seen the whole catalogue, are common.
+    chosen = {"training.objective": objective, "training.steps": steps, "training.positions": 3}
+    config = configured(**chosen, **{"privacy.mode": "user-central" if clipped else "none"})
+    model = tiny_model(config, tiny_features(12))
+    update = assert_parity(config, histories_from(lists), model=model)
+    if clipped:
+        assert norm_of(update.total) <= len(lists) * config.privacy.clip_norm * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_user_who_has_seen_everything(objective, steps):
+    config = configured(**{"training.objective": objective, "training.steps": steps, "training.history_dropout": 0})
+    model = tiny_model(config, tiny_features(3))
+    histories = histories_from([[0, 1, 2, 0, 1, 2, 2], [0, 1, 2], [1]])
+    assert_parity(config, histories, model=model)
+    for mode in ("none", "user-central"):
+        assert_parity(configured(**{"training.objective": objective, "privacy.mode": mode}), histories, model=model)
+
+
+@pytest.mark.parametrize("modalities", [{}, {"text": 3}], ids=["none", "one"])
+@pytest.mark.parametrize("fusion", ["concat", "attention"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_few_modalities(fusion, modalities, steps):
+    config = configured(**{"model.fusion": fusion, "training.steps": steps})
+    model = tiny_model(config, tiny_features(ITEMS, widths=modalities))
+    assert_parity(config, random_histories(LENGTHS), model=model)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize(("steps", "mode"), [(1, "none"), (1, "user-central"), (2, "user-central")])
+def test_chunks_do_not_matter(monkeypatch, size, steps, mode):
+    for name in ("SUMMED_CHUNK", "PER_USER_CHUNK", "STEPS_CHUNK"):
+        monkeypatch.setattr(cohort, name, size)
+    config = configured(**{"training.steps": steps, "privacy.mode": mode, "model.private_user_vector": True})
+    assert_parity(config, random_histories(LENGTHS))
+
+
+def test_no_users_and_users_without_history():
+    for steps, mode in itertools.product((1, 2), ("none", "user-central")):
+        config = configured(**{"training.steps": steps, "privacy.mode": mode})
+        for lists in ([], [[]], [[], []]):
+            update = assert_parity(config, histories_from(lists))
+            assert norm_of(update.total) == 0.0
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_every_contribution_is_bounded(steps):
+    config = configured(**{"training.steps": steps, "training.learning_rate": 1e4, "privacy.clip_norm": 0.05})
+    model = tiny_model(config)
+    histories = random_histories(LENGTHS)
+    for user in range(len(histories)):
+        alone = train_cohort(model, histories.take(np.array([user])), torch.zeros(1, DIMENSIONS).double(), work_of(config))
+        bound = config.privacy.clip_norm
+        assert norm_of(alone.total) <= bound * (1 + 1e-9)
+        if histories.lengths[user] > 0:
+            assert norm_of(alone.total) == pytest.approx(bound, rel=1e-9), "a huge update is scaled, not dropped"
+
+
+def test_a_small_update_is_not_scaled_up():
+    config = configured(**{"privacy.clip_norm": 1e3})
+    free = configured(**{"privacy.mode": "none"})
+    histories, vectors = random_histories(LENGTHS), torch.zeros(len(LENGTHS), DIMENSIONS).double()
+    model = tiny_model(config)
+    clipped = train_cohort(model, histories, vectors, work_of(config)).total
+    assert relative_error(clipped, train_cohort(model, histories, vectors, work_of(free)).total) < 1e-12
+
+
+def test_an_adversarial_user_among_others_adds_at_most_the_clip_norm():
+    config = configured(**{"training.learning_rate": 50.0})
+    model = tiny_model(config, dtype=torch.float32)
+    honest = random_histories((5, 8, 3))
+    everyone = histories_from([*[honest.take(np.array([u])).items.tolist() for u in range(3)], [7] * 200])
+    everyone = type(everyone)(np.append(honest.keys, np.uint64(666)), everyone.indptr, everyone.items)
+    one = train_cohort(model, honest, torch.zeros(3, DIMENSIONS), work_of(config)).total
+    other = train_cohort(model, everyone, torch.zeros(4, DIMENSIONS), work_of(config)).total
+    difference = norm_of({name: other[name] - one[name] for name in one})
+    assert 0 < difference <= config.privacy.clip_norm * (1 + 1e-5)
+
+
+def test_a_user_alone_and_in_a_cohort_draws_the_same():
+    config = configured(**{"training.objective": "bpr", "training.history_dropout": 0.5, "privacy.mode": "none"})
+    model = tiny_model(config)
+    histories = random_histories((4, 12, 30))
+    together = train_cohort(model, histories, torch.zeros(3, DIMENSIONS).double(), work_of(config)).total
+    alone = [
+        train_user(model, histories.take(np.array([u])), torch.zeros(DIMENSIONS).double(), work_of(config))[0]
+        for u in range(3)
+    ]
+    summed = {name: sum(one[name] for one in alone) for name in together}
+    assert relative_error(together, summed) < 1e-10
+
+
+def test_rounds_and_seeds_differ():
+    config = configured(**{"privacy.mode": "none"})
+    model, histories = tiny_model(config), random_histories((12, 12))
+    vectors = torch.zeros(2, DIMENSIONS).double()
+
+    def update(seed, round_number):
+        return train_cohort(model, histories, vectors, work_of(config, seed=seed, round_number=round_number)).total
+
+    assert relative_error(update(1, 1), update(1, 1)) == 0.0
+    assert relative_error(update(1, 2), update(1, 1)) > 1e-3
+    assert relative_error(update(2, 1), update(1, 1)) > 1e-3
