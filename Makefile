@@ -16,7 +16,7 @@ $(VENV)/installed-dev: pyproject.toml
 	touch $@ $(VENV)/installed-run
 
 demo: $(VENV)/installed-run  ## the demo shop: one table, one report
-	$(BIN)/mmfed compare simulations/demo.toml --fresh
+	$(BIN)/mmfed compare simulations/demo.toml --set run.name=demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(VENV)/installed-dev  ## the fast suite
 	$(BIN)/python -m pytest

@@ -9,7 +9,7 @@ from typing import Any
 from mmfed.records import write_text
 from mmfed.reports.charts import shorten
 from mmfed.reports.metric_info import info_of
-from mmfed.reports.page import LONGEST_NAME, drawing, metric_table, protocol_warnings, render
+from mmfed.reports.page import LONGEST_NAME, drawing, federated_first, metric_table, protocol_warnings, render
 from mmfed.reports.privacy_words import statement_words
 from mmfed.reports.run_charts import accuracy_scatter
 from mmfed.reports.run_facts import mapping, mappings, strings
@@ -75,10 +75,12 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     lines = [_headline(len(promised), protected), "", f"# {markdown_text(_name(comparison))}", ""]
     lines += [markdown_text(_subtitle(comparison)), ""]
     lines += [f"**{markdown_text(one)}**\n" for one in _alerts(comparison)]
+    methods = federated_first(methods)
     for k in _lengths(ours, methods):
         lines += [f"## Lists of {k}", ""]
         for group in metric_table(methods, k).groups:
-            lines += [f"### {group.name}", "", markdown_table(methods, [row.metric for row in group.rows])]
+            measured = [methods[place] for place in group.places]
+            lines += [f"### {group.name}", "", markdown_table(measured, [row.metric for row in group.rows])]
     lines += [_table_note(comparison), ""]
     if promised:
         lines += ["## Privacy", ""]
@@ -140,7 +142,7 @@ def _headline(told: int, protected: int) -> str:
         return "No differential privacy: none of the federated methods protects anybody; ε is infinite."
     if protected < told:
         return (
-            f"{told - protected} of {told} federated methods have no differential privacy; baselines have none either."
+            f"No differential privacy in {told - protected} of the {told} federated methods, nor in the baselines."
         )
     return "All federated methods are differentially private as stated for each; baselines have no privacy."
 

@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from mmfed.reports.charts import shorten
-from mmfed.reports.tables import NOT_COMPUTED, UNDEFINED, MetricRow, method_kind, method_name, metric_rows
+from mmfed.reports.tables import NOT_COMPUTED, UNDEFINED, Cell, MetricRow, method_kind, method_name, metric_rows
 
 _TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_NAME = 48  # characters of a foreign name that are shown; the whole one is in the tooltip
@@ -19,10 +19,15 @@ LONGEST_NAME = 48  # characters of a foreign name that are shown; the whole one 
 
 @dataclass(frozen=True)
 class MetricGroup:
-    """Rows under one heading."""
+    """Rows under one heading.
+
+    Attributes:
+        places: of the methods that have at least one of the metrics.
+    """
 
     name: str
     rows: list[MetricRow]
+    places: list[int]
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def drawing(svg: str) -> Markup:
 
 def metric_table(methods: Sequence[Mapping[str, Any]], k: int | None) -> MetricTable:
     """All metrics at one list length, by group; federated methods first, so that a narrow screen shows them."""
-    methods = sorted(methods, key=lambda one: not one.get("federated"))
+    methods = federated_first(methods)
     rows = metric_rows(methods, k=k)
     groups: dict[str, list[MetricRow]] = {}
     for row in rows:
@@ -71,9 +76,17 @@ def metric_table(methods: Sequence[Mapping[str, Any]], k: int | None) -> MetricT
     return MetricTable(
         k,
         [method_head(one) for one in methods],
-        [MetricGroup(name, found) for name, found in groups.items()],
+        [MetricGroup(name, found, _measured(found)) for name, found in groups.items()],
         undefined_reasons(rows),
     )
+
+
+def _measured(rows: Sequence[MetricRow]) -> list[int]:
+    return [place for place, cells in enumerate(zip(*(row.cells for row in rows), strict=True)) if any(map(_told, cells))]
+
+
+def _told(cell: Cell) -> bool:
+    return cell.mean is not None or bool(cell.given) or cell.reason != NOT_COMPUTED
 
 
 def method_head(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +98,11 @@ def method_head(method: Mapping[str, Any]) -> dict[str, Any]:
         "kind": shorten(method_kind(method), 120),
         "ours": bool(method.get("federated")),
     }
+
+
+def federated_first(methods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The methods as a page lists them; otherwise in the given order."""
+    return sorted(methods, key=lambda one: not one.get("federated"))
 
 
 def protocol_warnings(protocol: Any) -> list[str]:

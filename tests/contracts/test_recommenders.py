@@ -196,7 +196,7 @@ def test_scopes_name_every_parameter_and_only_shared_ones_train(config, model):
     assert set(wire.shared_shapes(model)) == shared
     assert (shared != names) == config.model.private_user_vector
     vectors = torch.randn(2, DIMENSIONS, generator=torch.Generator().manual_seed(0)).double()
-    update = train_cohort(model, histories_from([[1, 2, 3], [4, 5]]), vectors, work_of(config))
+    update = train_cohort(model, histories_from([list(range(20)), list(range(39, 5, -1))]), vectors, work_of(config))
     assert set(update.total) == shared
     never = {name for name, value in update.total.items() if not value.any()}
     assert never <= {name for name in shared if name.endswith(".missing")}, never
