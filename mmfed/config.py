@@ -74,6 +74,13 @@ class EncoderSection(_Section):
     whiten: bool = Field(True, description="unit variance of every kept direction")
 
 
+class AttributesSection(EncoderSection):
+    """Encoder of the attribute columns, whose own width is small and already on one scale."""
+
+    dimensions: int | None = Field(None, ge=1, description="PCA to this many dimensions; none keeps the encoder's own")
+    whiten: bool = Field(False, description="unit variance of every kept direction")
+
+
 class FeaturesSection(_Section):
     """Frozen features of the public catalogue."""
 
@@ -82,7 +89,7 @@ class FeaturesSection(_Section):
     batch: int = Field(32, ge=1, description="pictures or texts at a time")
     image: EncoderSection = EncoderSection()
     text: EncoderSection = EncoderSection()
-    attributes: EncoderSection = EncoderSection(dimensions=None, whiten=False)
+    attributes: AttributesSection = AttributesSection()
     audio: EncoderSection = EncoderSection()
     video: EncoderSection = EncoderSection()
 
@@ -322,7 +329,8 @@ def _explain(error: ValidationError, where: str) -> MmfedError:
     about = f" ({info.description})" if info is not None and info.description else ""
     given = first.get("input")
     shown = f" = {given!r}" if not isinstance(given, dict) else ""
-    return MmfedError(ExitCode.CONFIG, f"{where}: {key}{shown}: {first['msg']}{more}.", f"change {key}{about}.")
+    says = first["msg"].removeprefix("Value error, ")
+    return MmfedError(ExitCode.CONFIG, f"{where}: {key}{shown}: {says}{more}.", f"change {key}{about}.")
 
 
 def _nearest(key: str) -> str:

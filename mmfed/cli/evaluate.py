@@ -9,7 +9,10 @@ from mmfed.cli.terminal import Format, emit, say
 
 
 def evaluate(name: RunArgument, data: DataOption = None, output: FormatOption = Format.TEXT) -> None:
-    """Compute the test figures of a run's model again and write results.json."""
+    """Compute the test figures of a run's model again and write results.json.
+
+    RUN is the folder of a run, or its name under runs/.
+    """
     from mmfed.cli.figures import show_results
     from mmfed.cli.progress import RunProgress
     from mmfed.simulation.run_folders import only_writer, open_run
@@ -34,5 +37,8 @@ def evaluate(name: RunArgument, data: DataOption = None, output: FormatOption = 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
-        epilog=examples("mmfed evaluate demo", "mmfed evaluate runs/demo --format json", "mmfed evaluate demo --data /srv/shop")
+        short_help="Compute a run's test figures again.",
+        epilog=examples(
+            "mmfed evaluate demo", "mmfed evaluate runs/demo --format json", "mmfed evaluate demo --data /srv/shop"
+        ),
     )(evaluate)

@@ -66,8 +66,8 @@ def show_results(results: Mapping[str, Any]) -> None:
     say("")
     say(
         f"Run {results['run']}: shop {results['shop']}, {results['users']:,} users, {results['items']:,} items, "
-        f"{results['interactions']:,} interactions. Test figures with 95 % intervals; model of round {results['round']} "
-        f"of {results['rounds']} ({results['selection']})."
+        f"{results['interactions']:,} interactions. Test figures with 95 % intervals; model of round "
+        f"{results['round']} of {results['rounds']} ({results['selection']})."
     )
     say("")
     show_methods(results["methods"])

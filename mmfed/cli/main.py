@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+import typer.core
+import typer.main
 
 from mmfed import __version__
 from mmfed.cli import (
@@ -38,6 +40,8 @@ _ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+typer.core.HAS_RICH = False  # plain help: with rich, typer 0.20 escapes "[required]" for a markup nobody renders
 
 app = typer.Typer(
     name="mmfed",

@@ -22,7 +22,7 @@ class RunProgress:
     """Follows a run (``simulation.run.Watcher``) or a comparison (``simulation.compare.CompareWatcher``).
 
     Args:
-        config: for the number of rounds, the validation metric and the unit of ε; None where it differs from run to run.
+        config: for the number of rounds, the validation metric and the unit of ε; None where there are no rounds.
     """
 
     def __init__(self, config: Config | None) -> None:
@@ -42,6 +42,7 @@ class RunProgress:
         self._tasks: dict[str, TaskID] = {}
         self._clock = _Clock()
         self._told: set[str] = set()
+        self._encoding: set[str] = set()
         self._validated = ""
 
     def __enter__(self) -> Self:
@@ -76,15 +77,17 @@ class RunProgress:
     def features(self, modality: str, done: int, total: int) -> None:
         """Encoding of a modality goes on."""
         self._show(f"encoding {modality}", done, total, "items")
-        if not self._live and done >= total and modality not in self._told:
-            self._told.add(modality)
+        if done < total:
+            self._encoding.add(modality)
+        elif not self._live and modality in self._encoding:  # features from the cache are not worth a line
+            self._encoding.discard(modality)
             remark(f"encoded {modality}: {total} items")
 
     def planned(self, population: int, rate: float, noise_multiplier: float | None) -> None:
         """The cohort plan."""
         noise = "no noise" if noise_multiplier is None else f"noise multiplier {noise_multiplier:.3g}"
         each = "all of them" if rate >= 1 else f"{rate * population:.0f} (each with probability {rate:.3g})"
-        remark(f"{population} users, in every round {each}; {noise}")
+        remark(f"{population} user{'' if population == 1 else 's'}, in every round {each}; {noise}")
 
     def round(self, record: RoundRecord, epsilon: float | None) -> None:
         """A round is done."""

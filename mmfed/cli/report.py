@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def report(name: RunArgument, output: FormatOption = Format.TEXT) -> None:
-    """Write report.html of a run again from what the run folder holds."""
+    """Write report.html of a run again from what the run folder holds.
+
+    RUN is the folder of a run, or its name under runs/.
+    """
     from mmfed.simulation.run_folders import open_run
 
     run, _ = open_run(name)
@@ -57,4 +60,7 @@ def try_report(run: RunFolder) -> Path | None:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=examples("mmfed report demo", "mmfed report runs/demo --format json"))(report)
+    app.command(
+        short_help="Write a run's report.html again.",
+        epilog=examples("mmfed report demo", "mmfed report runs/demo --format json"),
+    )(report)

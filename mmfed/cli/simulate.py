@@ -13,17 +13,22 @@ from mmfed.cli.terminal import Format, emit, remark, say
 
 def simulate(
     scenario: Annotated[
-        Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="Scenario file; without one, the bundled demo shop.")
+        Path | None,
+        typer.Argument(metavar="SCENARIO.toml", show_default=False),
     ] = None,
     overrides: SetOption = None,
     resume: ResumeOption = False,
     fresh: FreshOption = False,
     backend: Annotated[
-        Literal["inprocess", "ray"] | None, typer.Option("--backend", help="Where the nodes run: here, or in Ray workers.")
+        Literal["inprocess", "ray"] | None,
+        typer.Option("--backend", help="Where the nodes run: here, or in Ray workers."),
     ] = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Train a recommender by simulated federated learning, evaluate it and write a run folder with a report."""
+    """Train a recommender by simulated federated learning, evaluate it and write a run folder with a report.
+
+    Without SCENARIO.toml it takes the bundled demo shop and the default settings.
+    """
     from mmfed.cli.figures import show_results
     from mmfed.cli.progress import RunProgress
     from mmfed.cli.report import try_report
@@ -51,10 +56,11 @@ def simulate(
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
+        short_help="Train and evaluate a federation on this machine.",
         epilog=examples(
             "mmfed simulate",
             "mmfed simulate --set run.name=strict --set privacy.epsilon=2 --set federation.cohort=300",
             "mmfed simulate shop.toml --resume",
             "mmfed simulate shop.toml --format json > result.json",
-        )
+        ),
     )(simulate)

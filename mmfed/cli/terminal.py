@@ -26,7 +26,7 @@ class Format(StrEnum):
 class _Pipe(Console):
     def on_broken_pipe(self) -> NoReturn:
         """Rich would exit by itself; the reader of our output went away, and ``run`` deals with that."""
-        raise  # noqa: PLE0704 - called from rich's except clause
+        raise
 
 
 def results() -> Console:

@@ -98,7 +98,7 @@ def score_block(score: ScoreFunction, users: IntArray, item_count: int) -> Float
     if nan.any():
         row, item = np.argwhere(nan)[0]
         raise MmfedError(
-            ExitCode.FAULT,
+            ExitCode.CONFIG,
             f"score of user {int(users[row])} for item {int(item)} is NaN ({int(nan.sum())} NaN in this block).",
             "the model diverged: lower the learning rate; use -inf for items that cannot be recommended.",
         )

@@ -53,7 +53,7 @@ def top_k(scores: FloatArray, k: int, tie_key: FloatArray, relevant: BoolArray |
     if np.isnan(scores).any():
         row, item = np.argwhere(np.isnan(scores))[0]
         raise MmfedError(
-            ExitCode.FAULT,
+            ExitCode.CONFIG,
             f"score in row {int(row)}, item {int(item)} is NaN.",
             "the model diverged: lower the learning rate; use -inf for items that cannot be recommended.",
         )

@@ -146,7 +146,7 @@ def check_population(population: int, *, name: str = "population") -> int:
     """N, at least 2 (with N = 1 no δ below 1/N leaves anything to protect by default)."""
     check_count(name, population)
     if population < 2:
-        raise _bad(name, population, "at least 2 are needed.")
+        raise _bad(name, population, "have at least 2, or do without a promise (privacy.mode = none).")
     return population
 
 

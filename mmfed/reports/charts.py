@@ -14,7 +14,7 @@ from html import escape
 from mmfed.reports.tables import figure
 
 WIDTH, HEIGHT = 460, 280  # drawing units; small, so that text stays readable on a narrow screen
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 14, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 42
 MOST_POINTS = 300  # a line of more is thinned: nobody can tell, and the page stays small
 _MOST_DOTS = 40
 _COLOURS = 6
@@ -215,10 +215,11 @@ def _finite(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _spread(low: float, high: float) -> tuple[float, float]:
-    """A span that is never empty."""
-    if high > low:
+    """A span wide enough to divide by."""
+    size = max(abs(low), abs(high))
+    if high - low > 1e-9 * max(1.0, size):
         return low, high
-    margin = abs(low) * 0.5 or 1.0
+    margin = size * 0.5 if size > 1e-6 else 1.0
     return low - margin, high + margin
 
 

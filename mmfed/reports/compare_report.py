@@ -81,12 +81,13 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
         for group in metric_table(methods, k).groups:
             measured = [methods[place] for place in group.places]
             lines += [f"### {group.name}", "", markdown_table(measured, [row.metric for row in group.rows])]
-    lines += [_table_note(comparison), ""]
+    lines += [markdown_text(_table_note(comparison)), ""]
     if promised:
         lines += ["## Privacy", ""]
         for one in promised:
             words = statement_words(mapping(one["privacy"]))
             told = [words.headline, *(f"{name}: {text}." for name, text in words.facts)]
+            told += [f"Covered: {'; '.join(words.covered)}."] if words.covered else []
             told += [f"Not covered: {'; '.join(words.not_covered)}."] if words.not_covered else []
             told += words.warnings
             lines.append(f"- {markdown_text(method_name(one))}: {markdown_text(' '.join(told))}")
@@ -141,9 +142,7 @@ def _headline(told: int, protected: int) -> str:
     if protected == 0:
         return "No differential privacy: none of the federated methods protects anybody; ε is infinite."
     if protected < told:
-        return (
-            f"No differential privacy in {told - protected} of the {told} federated methods, nor in the baselines."
-        )
+        return f"No differential privacy in {told - protected} of the {told} federated methods, nor in the baselines."
     return "All federated methods are differentially private as stated for each; baselines have no privacy."
 
 

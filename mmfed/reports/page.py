@@ -82,7 +82,9 @@ def metric_table(methods: Sequence[Mapping[str, Any]], k: int | None) -> MetricT
 
 
 def _measured(rows: Sequence[MetricRow]) -> list[int]:
-    return [place for place, cells in enumerate(zip(*(row.cells for row in rows), strict=True)) if any(map(_told, cells))]
+    return [
+        place for place, cells in enumerate(zip(*(row.cells for row in rows), strict=True)) if any(map(_told, cells))
+    ]
 
 
 def _told(cell: Cell) -> bool:

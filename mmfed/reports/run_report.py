@@ -146,7 +146,7 @@ def _figures_note(facts: RunFacts) -> str:
     left_out = number(ours.get("users_left_out"))
     without = f" ({left_out:.0f} without a test item are left out)" if left_out else ""
     return (
-        f"{method_name(ours)}: figures on the test split with 95 % intervals{over}{without}, "
+        f"{shorten(method_name(ours), LONGEST_NAME)}: figures on the test split with 95 % intervals{over}{without}, "
         "against recommending the most popular items to everybody."
     )
 

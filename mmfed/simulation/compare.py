@@ -60,6 +60,9 @@ class CompareWatcher(Watcher, Protocol):
     def method(self, name: str, seed: int, number: int, total: int) -> None:
         """A method starts."""
 
+    def follow(self, config: Config) -> None:
+        """The configuration of the run that starts now; methods differ in rounds and privacy."""
+
 
 @dataclass(frozen=True, eq=False)
 class CompareResult:
@@ -156,7 +159,9 @@ def _toml(value: Any) -> str:
     return tomli_w.dumps({"v": value}).removeprefix("v = ").strip()
 
 
-def _run(config: Config, *, resume: bool, watcher: Watcher | None) -> Any:
+def _run(config: Config, *, resume: bool, watcher: CompareWatcher | None) -> Any:
+    if watcher is not None:
+        watcher.follow(config)
     run = RunFolder(config.run.folder / config.run.name)
     if resume and run.results.exists():
         check_unchanged(run, config, free=("evaluation.k", "evaluation.bootstrap", "evaluation.protocol"))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmfed.config import Config, build_config
+from mmfed.data.partition import partition_users
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.ranking import quick_metrics
 from mmfed.federated.coordinator import server_app
@@ -26,12 +27,13 @@ from mmfed.federated.progress import chosen_model, load_parameters
 from mmfed.federated.strategy import RoundRecord
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.models.base import Recommender
+from mmfed.models.baselines.registry import build_baseline
 from mmfed.models.scoring import ModelScorer
 from mmfed.privacy.units import Guarantee, guarantee_for
 from mmfed.records import RunFolder, read_lines, write_json, write_text
 from mmfed.simulation.assess import Assessed, assess, assess_baselines
 from mmfed.simulation.inprocess import run_inprocess
-from mmfed.simulation.run_folders import only_writer
+from mmfed.simulation.run_folders import no_false_start, only_writer
 
 SHOWN_USERS, SHOWN_HISTORY, SHOWN_LIST = 5, 6, 10
 
@@ -69,13 +71,17 @@ def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = 
         MmfedError: anything a person can mend; the run folder stays usable for ``resume``.
     """
     run = RunFolder(config.run.folder / config.run.name)
-    with only_writer(run):
-        _prepare(run, config, resume=resume)
+    with only_writer(run), no_false_start(run):
+        _check_held(run, config, resume=resume)
+        _check_names(config)
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         _tell(watcher, "loading")
         workspace = load_workspace(config, progress=None if watcher is None else watcher.features)
-        _check_metric(config)
+        partition_users(workspace.shop.interactions.user_count, config.federation.nodes, 0)
+        if not run.config.exists():
+            write_json(run.environment, environment())
+            write_text(run.config, config.to_toml())
         _tell(watcher, "training")
         observer = _Observer(workspace, run, watcher)
         _backend(config, run, observer, resume=resume)
@@ -252,19 +258,17 @@ def _backend(config: Config, run: RunFolder, observer: _Observer, *, resume: boo
     run_inprocess(server, client_app(), nodes=nodes, state_folder=run.devices, run_config=flat)
 
 
-def _prepare(run: RunFolder, config: Config, *, resume: bool) -> None:
-    """Write the configuration of a new run, or check it against the one that is resumed."""
-    if run.config.exists():
-        if not resume:
-            raise MmfedError(
-                ExitCode.STORAGE,
-                f"{run.path}: holds a run already.",
-                "continue it with --resume, or name the new one with --set run.name=NAME.",
-            )
-        check_unchanged(run, config)
+def _check_held(run: RunFolder, config: Config, *, resume: bool) -> None:
+    """Refuse a folder that holds a run, unless that run is to be continued with the same configuration."""
+    if not run.config.exists():
         return
-    write_json(run.environment, environment())
-    write_text(run.config, config.to_toml())
+    if not resume:
+        raise MmfedError(
+            ExitCode.STORAGE,
+            f"{run.path}: holds a run already.",
+            "continue it with --resume, or name the new one with --set run.name=NAME.",
+        )
+    check_unchanged(run, config)
 
 
 def check_unchanged(run: RunFolder, config: Config, *, free: Sequence[str] = ()) -> None:
@@ -316,7 +320,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _check_metric(config: Config) -> None:
+def _check_names(config: Config) -> None:
+    """Refuse an unknown metric or baseline before hours of training, not after."""
+    for baseline in config.evaluation.baselines:
+        build_baseline(baseline)
     name, _, k = config.evaluation.metric.partition("@")
     if name not in ("recall", "ndcg", "hit_rate") or not k.isdigit() or int(k) not in config.evaluation.k:
         choices = ", ".join(f"{one}@{k}" for one in ("recall", "ndcg", "hit_rate") for k in config.evaluation.k)

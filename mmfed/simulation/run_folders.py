@@ -61,6 +61,8 @@ def only_writer(run: RunFolder) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(descriptor), os.stat(run.path / ".lock")):
+                raise BlockingIOError  # the process that held it has just removed it
         except OSError:
             raise MmfedError(
                 ExitCode.STORAGE,
@@ -69,7 +71,27 @@ def only_writer(run: RunFolder) -> Iterator[None]:
             ) from None
         yield
     finally:
+        _remove_if_empty(run.path)
         os.close(descriptor)
+
+
+@contextmanager
+def no_false_start(run: RunFolder) -> Iterator[None]:
+    """Leave nothing of a new run that failed before it trained, charged or kept anything, so that its name stays free."""
+    try:
+        yield
+    except BaseException:
+        if not any(path.exists() for path in (run.ledger, run.devices, run.checkpoints, run.metrics, run.results)):
+            for path in (run.config, run.environment, run.path / "key.pem", run.path / "run-id"):
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A run folder that holds nothing but its lock goes; called with the lock held."""
+    if [path.name for path in folder.iterdir()] == [".lock"]:
+        (folder / ".lock").unlink()
+        folder.rmdir()
 
 
 def put_aside(path: Path) -> Path | None:

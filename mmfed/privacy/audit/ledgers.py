@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,14 @@ def _audit_one(path: Path, key: str | None, head: Head | None, *, thorough: bool
     by_line: dict[str, float] = {}
     if releases:
         delta = float(header["delta"])
-        recomputed = epsilon_upper_bound(terms, delta)
+        recomputed = _bound(tuple(terms), delta)
         findings.extend(_claims(path, releases, terms, delta, recomputed, thorough=thorough))
         findings.extend(_target(path, header, releases[-1], recomputed))
-        at = {other: epsilon_upper_bound(terms, other) for other in DELTAS if other < 1 / header["population"]}
+        at = {other: _bound(tuple(terms), other) for other in DELTAS if other < 1 / header["population"]}
         names = sorted({str(line.body["line"]) for line in releases})
         for name in names:
             alone = [_term(line.body) for line in releases if line.body["line"] == name]
-            by_line[name] = recomputed if len(names) == 1 else epsilon_upper_bound(alone, delta)
+            by_line[name] = recomputed if len(names) == 1 else _bound(tuple(alone), delta)
         mu = gaussian_mu(terms)
     ledger = LedgerAudit(
         path=path,
@@ -171,7 +172,7 @@ def _claims(
     findings = []
     for position in chosen:
         body = releases[position].body
-        value = last if position == count - 1 else epsilon_upper_bound(terms[: position + 1], delta)
+        value = last if position == count - 1 else _bound(tuple(terms[: position + 1]), delta)
         claim = float(body["epsilon"])
         limit = value * 1.01 + 1e-3
         if claim > limit:
@@ -186,7 +187,7 @@ def _loosest(body: Mapping[str, Any], terms: list[Term], delta: float) -> float:
     """Our own value by the method, or on the grid, that the claim says it was made with."""
     if body["epsilon_method"] == "rdp":
         return rdp_epsilon(terms, delta)
-    return epsilon_upper_bound(terms, delta, grid=float(body["epsilon_discretisation"]))
+    return _bound(tuple(terms), delta, float(body["epsilon_discretisation"]))
 
 
 def _target(path: Path, header: Mapping[str, Any], last: LedgerLine, recomputed: float) -> list[Finding]:
@@ -198,3 +199,9 @@ def _target(path: Path, header: Mapping[str, Any], last: LedgerLine, recomputed:
 
 def _term(body: Mapping[str, Any]) -> Term:
     return Term(float(body["noise_multiplier"]), float(body["sampling_rate"]), int(body["steps"]))
+
+
+@lru_cache(maxsize=4096)
+def _bound(terms: tuple[Term, ...], delta: float, grid: float = 0.0) -> float:
+    """``epsilon_upper_bound``, computed once for the many devices of a run that did the same."""
+    return epsilon_upper_bound(terms, delta, grid=grid)
