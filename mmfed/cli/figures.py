@@ -14,7 +14,7 @@ _COLUMNS = (
     ("recall", "recall@{k}"),
     ("ndcg", "ndcg@{k}"),
     ("catalogue_coverage", "catalogue\ncoverage@{k}"),
-    ("ild_category", "diversity@{k}\n(categories)"),
+    ("ild_category", "diversity@{k}\n(category)"),
     ("ild_content", "diversity@{k}\n(content)"),
 )
 
@@ -30,26 +30,35 @@ def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
     k = shown_k(methods[0]["metrics"]) if methods else 10
     names = [(f"{name}@{k}", title.format(k=k)) for name, title in _COLUMNS]
     names = [(name, title) for name, title in names if any(_known(one, name) for one in methods)]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("method")
+    narrow = is_narrow()
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
+    table.add_column("method", no_wrap=not narrow)
     for _, title in names:
         table.add_column(title, no_wrap=True)
-    table.add_column("sees")
+    if not narrow:
+        table.add_column("sees", no_wrap=True)
     for one in methods:
-        style = "bold" if one.get("federated") else ""
-        figures = [Text(figure(one["metrics"].get(name))) for name, _ in names]
-        table.add_row(Text(str(one["name"])), *figures, Text(str(one["kind"])), style=style)
+        figures = [Text(figure(one["metrics"].get(name), narrow=narrow)) for name, _ in names]
+        sees = [] if narrow else [Text(str(one["kind"]))]
+        table.add_row(Text(str(one["name"])), *figures, *sees, style="bold" if one.get("federated") else "")
     show(table)
+    if narrow:
+        say("")
+        for one in methods:
+            say(f"{one['name']}: {one['kind']}")
 
 
-def figure(estimate: Mapping[str, Any] | None) -> str:
-    """``0.123 [0.101, 0.145]``; on two lines in a narrow terminal; – where undefined."""
+def figure(estimate: Mapping[str, Any] | None, *, narrow: bool = False) -> str:
+    """``0.123 [0.101, 0.145]``; ``.123`` above ``[.101–.145]`` in a narrow terminal; – where undefined."""
     if estimate is None or estimate.get("mean") is None:
         return "–"
-    if estimate.get("low") is None or estimate.get("high") is None:
-        return f"{estimate['mean']:.3f}"
-    gap = "\n" if is_narrow() else " "
-    return f"{estimate['mean']:.3f}{gap}[{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    numbers = [estimate["mean"], estimate.get("low"), estimate.get("high")]
+    shown = [f"{one:.3f}" for one in numbers if one is not None]
+    if narrow:
+        shown = [one.removeprefix("0") for one in shown]
+    if len(shown) < 3:
+        return shown[0]
+    return f"{shown[0]}\n[{shown[1]}–{shown[2]}]" if narrow else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def say_promise(statement: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from mmfed.cli.terminal import remark, remarks
+from mmfed.cli.terminal import remarks
 
 if TYPE_CHECKING:
     from mmfed.config import Config
@@ -59,7 +59,7 @@ class RunProgress:
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks.clear()
-        remark(f"[{number}/{total}] {name}, seed {seed}")
+        self._say(f"[{number}/{total}] {name}, seed {seed}")
 
     def follow(self, config: Config) -> None:
         """The configuration of the run that comes now (a comparison has many)."""
@@ -72,7 +72,7 @@ class RunProgress:
             for task in [task for key, task in self._tasks.items() if key != "training"]:
                 self._bars.update(task, visible=False)
         if name != "training":
-            remark(_STAGES.get(name, name))
+            self._say(_STAGES.get(name, name))
 
     def features(self, modality: str, done: int, total: int) -> None:
         """Encoding of a modality goes on."""
@@ -81,13 +81,13 @@ class RunProgress:
             self._encoding.add(modality)
         elif not self._live and modality in self._encoding:  # features from the cache are not worth a line
             self._encoding.discard(modality)
-            remark(f"encoded {modality}: {total} items")
+            self._say(f"encoded {modality}: {total} items")
 
     def planned(self, population: int, rate: float, noise_multiplier: float | None) -> None:
         """The cohort plan."""
         noise = "no noise" if noise_multiplier is None else f"noise multiplier {noise_multiplier:.3g}"
         each = "all of them" if rate >= 1 else f"{rate * population:.0f} (each with probability {rate:.3g})"
-        remark(f"{population} user{'' if population == 1 else 's'}, in every round {each}; {noise}")
+        self._say(f"{population} user{'' if population == 1 else 's'}, in every round {each}; {noise}")
 
     def round(self, record: RoundRecord, epsilon: float | None) -> None:
         """A round is done."""
@@ -104,14 +104,18 @@ class RunProgress:
         parts = [part for part in (self._validated, cohort + lost, spent, left) if part]
         self._show("training", record.round, total, " · ".join(parts))
         if not self._live and (validation or record.round == total):
-            remark(f"round {record.round}/{total} · " + " · ".join(parts))
+            self._say(f"round {record.round}/{total} · " + " · ".join(parts))
 
     def count(self, what: str, done: int, total: int) -> None:
         """Any other counted work; elsewhere than in a terminal only its end is told."""
         self._show(what, done, total, "")
         if not self._live and done >= total and what not in self._told:
             self._told.add(what)
-            remark(f"{what}: {total}")
+            self._say(f"{what}: {total}")
+
+    def _say(self, line: str) -> None:
+        """A line above the bars."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, name: str, done: int, total: int, about: str) -> None:
         if not self._live:

@@ -10,6 +10,9 @@ import typer
 from mmfed.cli.options import FormatOption, FreshOption, ResumeOption, SetOption, examples
 from mmfed.cli.terminal import Format, emit, remark, say
 
+# A round over so few shoppers costs much noise: at epsilon 8 recall@10 is .16 after 10 rounds and .10 after 75.
+_DEMO = ("federation.rounds=10",)
+
 
 def simulate(
     scenario: Annotated[
@@ -27,7 +30,7 @@ def simulate(
 ) -> None:
     """Train a recommender by simulated federated learning, evaluate it and write a run folder with a report.
 
-    Without SCENARIO.toml it takes the bundled demo shop and the default settings.
+    Without SCENARIO.toml it takes the bundled demo shop, with as few rounds as suit so few shoppers (10).
     """
     from mmfed.cli.figures import show_results
     from mmfed.cli.progress import RunProgress
@@ -35,7 +38,9 @@ def simulate(
     from mmfed.config import load_config
     from mmfed.simulation.run_folders import put_aside
 
-    settings = [*(overrides or ()), *([f"federation.backend={backend}"] if backend else [])]
+    given = list(overrides or ())
+    on_demo = scenario is None and not any(one.strip().startswith("data.") for one in given)
+    settings = [*(_DEMO if on_demo else ()), *given, *([f"federation.backend={backend}"] if backend else [])]
     config = load_config(scenario, settings)
     if fresh and not resume and (old := put_aside(config.run.folder / config.run.name)) is not None:
         remark(f"the earlier run is now {old}")

@@ -79,6 +79,7 @@ def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = 
         _tell(watcher, "loading")
         workspace = load_workspace(config, progress=None if watcher is None else watcher.features)
         partition_users(workspace.shop.interactions.user_count, config.federation.nodes, 0)
+        _check_targets(workspace)
         if not run.config.exists():
             write_json(run.environment, environment())
             write_text(run.config, config.to_toml())
@@ -331,6 +332,16 @@ def _check_names(config: Config) -> None:
             ExitCode.CONFIG,
             f"evaluation.metric = {config.evaluation.metric!r}: not a validation metric of this run.",
             f"choose one of {choices}.",
+        )
+
+
+def _check_targets(workspace: Workspace) -> None:
+    """Refuse a split that leaves nothing to measure, before training and not after."""
+    if not len(workspace.split.test):
+        raise MmfedError(
+            ExitCode.DATA,
+            f"{workspace.shop.name}: the split leaves no interaction to test on.",
+            "give users longer histories, or lower data.split.minimum_history.",
         )
 
 

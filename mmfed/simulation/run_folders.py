@@ -77,7 +77,7 @@ def only_writer(run: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def no_false_start(run: RunFolder) -> Iterator[None]:
-    """Leave nothing of a new run that failed before it trained, charged or kept anything, so that its name stays free."""
+    """Leave nothing of a new run that failed before it trained, charged or kept anything: its name stays free."""
     try:
         yield
     except BaseException:
@@ -89,7 +89,7 @@ def no_false_start(run: RunFolder) -> Iterator[None]:
 
 def _remove_if_empty(folder: Path) -> None:
     """A run folder that holds nothing but its lock goes; called with the lock held."""
-    if [path.name for path in folder.iterdir()] == [".lock"]:
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [".lock"]:
         (folder / ".lock").unlink()
         folder.rmdir()
 

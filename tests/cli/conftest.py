@@ -1,4 +1,4 @@
-"""A small shop, a trained run, and the command line called in this process."""
+"""A tiny shop, trained runs on it, and the command line called in this process."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_shop import PRIVATE, Command, Outcome, settings, write_shop
+from small_shop import Command, Outcome, options
+from tiny_shop import write_tiny_shop
 
 from mmfed.cli.main import run
+from mmfed.federated import workspace
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process() -> None:
+    """A command is a process of its own: what another one loaded is not there."""
+    workspace._SHOPS.clear()
+    workspace._WORKSPACES.clear()
 
 
 @pytest.fixture
@@ -26,28 +35,32 @@ def mmfed(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder with a small shop in it."""
+    """A current folder with nothing but the tiny shop in it."""
     monkeypatch.chdir(tmp_path)
-    write_shop(tmp_path / "shop")
+    write_tiny_shop(tmp_path / "shop")
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a shop and two finished runs: ``demo`` with user-level privacy and ``plain`` without."""
+    """The shop and three finished runs: ``demo`` (user-level privacy), ``device`` (record) and ``plain``."""
     folder = tmp_path_factory.mktemp("trained")
-    write_shop(folder / "shop")
+    write_tiny_shop(folder / "shop")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for more in (("run.name=demo", *PRIVATE), ("run.name=plain", "privacy.mode=none")):
-            if run(["simulate", *settings(*more)]) != 0:
-                raise RuntimeError("the small run failed")
+        for more in (
+            ("run.name=demo", "privacy.epsilon=4"),
+            ("run.name=device", "privacy.mode=record", "federation.nodes=2"),
+            ("run.name=plain", "privacy.mode=none"),
+        ):
+            if run(["simulate", *options(*more)]) != 0:
+                raise RuntimeError(f"the run with {more} failed")
     return folder
 
 
 @pytest.fixture
 def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of ``trained_once`` to work in."""
+    """A copy of ``trained_once`` as the current folder."""
     folder = tmp_path / "trained"
     shutil.copytree(trained_once, folder)
     monkeypatch.chdir(folder)
