@@ -34,10 +34,10 @@ class _Section(BaseModel):
 class RunSection(_Section):
     """Name, seed and place of the run."""
 
-    name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name under `folder`")
-    folder: Path = Field(Path("runs"), description="where run folders are kept")
-    seed: int = Field(0, ge=0, description="every random draw of a simulation derives from it")
-    threads: int = Field(0, ge=0, description="CPU threads; 0 takes all")
+    name: str = Field(default="demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name under `folder`")
+    folder: Path = Field(default=Path("runs"), description="where run folders are kept")
+    seed: int = Field(default=0, ge=0, description="every random draw of a simulation derives from it")
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0 takes all")
 
 
 class SplitSection(_Section):
@@ -45,48 +45,60 @@ class SplitSection(_Section):
 
     kind: Literal["leave-last-out", "ratio", "global-time", "given"] = "leave-last-out"
     validation: float = Field(
-        0.1, ge=0, lt=1, description="share of a history (ratio) or of the time span (global-time)"
+        default=0.1, ge=0, lt=1, description="share of a history (ratio) or of the time span (global-time)"
     )
-    test: float = Field(0.1, gt=0, lt=1, description="share of a history (ratio) or of the time span (global-time)")
-    minimum_history: int = Field(3, ge=1, description="users with fewer interactions are kept in training only")
+    test: float = Field(
+        default=0.1, gt=0, lt=1, description="share of a history (ratio) or of the time span (global-time)"
+    )
+    minimum_history: int = Field(default=3, ge=1, description="users with fewer interactions are kept in training only")
 
 
 class DataSection(_Section):
     """Which shop, and how it is read."""
 
     source: Literal["demo", "table", "movielens", "mmrec"] = "demo"
-    path: Path | None = Field(None, description="folder of the shop; the demo shop needs none")
-    minimum_value: float | None = Field(None, description="drop ratings below this value; none keeps all")
-    repeats: Literal["first", "last", "all"] = Field("first", description="which of a user's repeated items stay")
-    users: int | None = Field(
-        None, ge=1, description="demo shop: number of simulated shoppers; elsewhere: keep only the first"
+    path: Path | None = Field(default=None, description="folder of the shop; the demo shop needs none")
+    minimum_value: float | None = Field(default=None, description="drop ratings below this value; none keeps all")
+    repeats: Literal["first", "last", "all"] = Field(
+        default="first", description="which of a user's repeated items stay"
     )
-    seed: int = Field(0, ge=0, description="demo shop: of the simulated shoppers, apart from the run's own seed")
+    users: int | None = Field(
+        default=None, ge=1, description="demo shop: number of simulated shoppers; elsewhere: keep only the first"
+    )
+    seed: int = Field(
+        default=0, ge=0, description="demo shop: of the simulated shoppers, apart from the run's own seed"
+    )
     split: SplitSection = SplitSection()
 
 
 class EncoderSection(_Section):
     """Frozen encoder of one modality."""
 
-    encoder: str = Field("default", description="'default', a torchvision/transformers model name, a folder, or 'none'")
-    weights: str = Field("default", description="'default', a torchvision weights name, or a file")
-    dimensions: int | None = Field(64, ge=1, description="PCA to this many dimensions; none keeps the encoder's own")
-    whiten: bool = Field(True, description="unit variance of every kept direction")
+    encoder: str = Field(
+        default="default", description="'default', a torchvision/transformers model name, a folder, or 'none'"
+    )
+    weights: str = Field(default="default", description="'default', a torchvision weights name, or a file")
+    dimensions: int | None = Field(
+        default=64, ge=1, description="PCA to this many dimensions; none keeps the encoder's own"
+    )
+    whiten: bool = Field(default=True, description="unit variance of every kept direction")
 
 
 class AttributesSection(EncoderSection):
     """Encoder of the attribute columns, whose own width is small and already on one scale."""
 
-    dimensions: int | None = Field(None, ge=1, description="PCA to this many dimensions; none keeps the encoder's own")
-    whiten: bool = Field(False, description="unit variance of every kept direction")
+    dimensions: int | None = Field(
+        default=None, ge=1, description="PCA to this many dimensions; none keeps the encoder's own"
+    )
+    whiten: bool = Field(default=False, description="unit variance of every kept direction")
 
 
 class FeaturesSection(_Section):
     """Frozen features of the public catalogue."""
 
     modalities: tuple[ModalityName, ...] = ("image", "text", "attributes")
-    cache: Path | None = Field(None, description="feature cache folder; none takes the user's cache folder")
-    batch: int = Field(32, ge=1, description="pictures or texts at a time")
+    cache: Path | None = Field(default=None, description="feature cache folder; none takes the user's cache folder")
+    batch: int = Field(default=32, ge=1, description="pictures or texts at a time")
     image: EncoderSection = EncoderSection()
     text: EncoderSection = EncoderSection()
     attributes: AttributesSection = AttributesSection()
@@ -98,26 +110,34 @@ class ModelSection(_Section):
     """The recommender."""
 
     name: str = "dfmf"
-    dimensions: int = Field(64, ge=1, description="width of user states and item vectors")
+    dimensions: int = Field(default=64, ge=1, description="width of user states and item vectors")
     fusion: Literal["concat", "attention"] = "concat"
-    item_ids: bool = Field(True, description="item-id residual on top of content, for items known at training time")
-    private_user_vector: bool = Field(False, description="a trained vector per user that never leaves the device")
-    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.5, 0.8, 0.95, 1.0), min_length=1, description="recency decays of the user state, each in (0, 1]"
+    item_ids: bool = Field(
+        default=True, description="item-id residual on top of content, for items known at training time"
     )
-    history: int = Field(200, ge=1, description="events of a history that count, the latest ones")
+    private_user_vector: bool = Field(
+        default=False, description="a trained vector per user that never leaves the device"
+    )
+    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(0.5, 0.8, 0.95, 1.0), min_length=1, description="recency decays of the user state, each in (0, 1]"
+    )
+    history: int = Field(default=200, ge=1, description="events of a history that count, the latest ones")
+    content_scale: float = Field(default=0.3, gt=0, description="content features are multiplied by this")
+    bias_scale: float = Field(
+        default=1.0, gt=0, description="weight of item biases in a step; about 10 lets popularity through the noise"
+    )
 
 
 class TrainingSection(_Section):
     """What a device does in a round."""
 
     objective: Literal["softmax", "sampled-softmax", "bpr", "bce"] = "softmax"
-    positions: int = Field(30, ge=1, description="positions of a history used as targets in one pass")
-    negatives: int = Field(64, ge=1, description="sampled negatives per position (all objectives but softmax)")
-    steps: int = Field(1, ge=1, description="local gradient steps a round")
-    learning_rate: float = Field(1.0, gt=0, description="local step size")
-    history_dropout: float = Field(0.2, ge=0, lt=1)
-    private_learning_rate: float = Field(0.1, gt=0, description="step size of the private user vector")
+    positions: int = Field(default=30, ge=1, description="positions of a history used as targets in one pass")
+    negatives: int = Field(default=64, ge=1, description="sampled negatives per position (all objectives but softmax)")
+    steps: int = Field(default=1, ge=1, description="local gradient steps a round")
+    learning_rate: float = Field(default=1.0, gt=0, description="local step size")
+    history_dropout: float = Field(default=0.2, ge=0, lt=1)
+    private_learning_rate: float = Field(default=0.1, gt=0, description="step size of the private user vector")
     engine: Literal["cohort", "reference"] = "cohort"
 
 
@@ -125,28 +145,32 @@ class ServerOptimiserSection(_Section):
     """How the coordinator applies the aggregated update (Reddi et al. 2021)."""
 
     name: Literal["fedavg", "fedadam", "fedadagrad"] = "fedadam"
-    learning_rate: float = Field(0.02, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    epsilon: float = Field(1e-6, gt=0, description="Adam/Adagrad denominator floor")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled, applied by the coordinator to shared parameters")
+    learning_rate: float = Field(default=0.02, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    epsilon: float = Field(default=1e-6, gt=0, description="Adam/Adagrad denominator floor")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="decoupled, applied by the coordinator to shared parameters"
+    )
     global_second_moment: bool | None = Field(
-        None, description="one second moment for the whole model; none: only under noise"
+        default=None, description="one second moment for the whole model; none: only under noise"
     )
 
 
 class FederationSection(_Section):
     """Who takes part in a round and how updates become a model."""
 
-    rounds: int = Field(75, ge=1)
-    cohort: int | None = Field(None, ge=1, description="planned users per round; none means everyone")
+    rounds: int = Field(default=75, ge=1)
+    cohort: int | None = Field(default=None, ge=1, description="planned users per round; none means everyone")
     backend: Literal["inprocess", "ray"] = "inprocess"
-    nodes: int = Field(1, ge=1, description="how many nodes the users are spread over in a simulation")
-    round_timeout: float = Field(600.0, gt=0, description="seconds to wait for a node")
-    minimum_nodes: int = Field(1, ge=1, description="nodes that must be connected before training starts")
-    early_stopping: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
+    nodes: int = Field(default=1, ge=1, description="how many nodes the users are spread over in a simulation")
+    round_timeout: float = Field(default=600.0, gt=0, description="seconds to wait for a node")
+    minimum_nodes: int = Field(default=1, ge=1, description="nodes that must be connected before training starts")
+    early_stopping: int | None = Field(
+        default=None, ge=1, description="stop after this many evaluations without a better one"
+    )
     selection: Literal["last", "best-validation"] | None = Field(
-        None, description="which round becomes the model; none: best-validation without privacy, last with it"
+        default=None, description="which round becomes the model; none: best-validation without privacy, last with it"
     )
     server_optimiser: ServerOptimiserSection = ServerOptimiserSection()
 
@@ -155,18 +179,22 @@ class PrivacySection(_Section):
     """What is promised, to whom, and the noise that keeps it (PRIVACY table in docs/privacy.md)."""
 
     mode: PrivacyMode = "user-central"
-    epsilon: float | None = Field(8.0, gt=0, description="target; the noise multiplier is planned from it")
-    noise_multiplier: float | None = Field(None, gt=0, description="given instead of epsilon")
-    delta: float | None = Field(None, gt=0, lt=1, description="none: population ** -1.1 (record mode: records ** -1.1)")
-    clip_norm: float = Field(
-        0.15, gt=0, description="bound on the L2 norm of one user's (record mode: one window's) update"
+    epsilon: float | None = Field(default=8.0, gt=0, description="target; the noise multiplier is planned from it")
+    noise_multiplier: float | None = Field(default=None, gt=0, description="given instead of epsilon")
+    delta: float | None = Field(
+        default=None, gt=0, lt=1, description="none: population ** -1.1 (record mode: records ** -1.1)"
     )
-    window: int = Field(10, ge=1, description="record mode: most interactions in one window")
-    window_days: float = Field(7.0, gt=0, description="record mode: calendar span of a window")
-    record_batch: int = Field(4, ge=1, description="record mode: public divisor of a device's summed gradients")
-    record_sample_rate: float = Field(0.5, gt=0, le=1, description="record mode: Poisson rate of windows on the device")
+    clip_norm: float = Field(
+        default=0.15, gt=0, description="bound on the L2 norm of one user's (record mode: one window's) update"
+    )
+    window: int = Field(default=10, ge=1, description="record mode: most interactions in one window")
+    window_days: float = Field(default=7.0, gt=0, description="record mode: calendar span of a window")
+    record_batch: int = Field(default=4, ge=1, description="record mode: public divisor of a device's summed gradients")
+    record_sample_rate: float = Field(
+        default=0.5, gt=0, le=1, description="record mode: Poisson rate of windows on the device"
+    )
     noise_source: Literal["seeded", "csprng"] = Field(
-        "seeded", description="seeded noise protects nobody: simulation only"
+        default="seeded", description="seeded noise protects nobody: simulation only"
     )
 
     @model_validator(mode="after")
@@ -179,10 +207,10 @@ class PrivacySection(_Section):
 class EvaluationSection(_Section):
     """How quality is measured."""
 
-    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50), min_length=1, description="list lengths")
-    every: int = Field(5, ge=1, description="rounds between validations")
-    metric: str = Field("ndcg@10", description="the validation metric that chooses the round")
-    bootstrap: int = Field(1000, ge=0, description="resamples of the 95 % interval")
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 50), min_length=1, description="list lengths")
+    every: int = Field(default=5, ge=1, description="rounds between validations")
+    metric: str = Field(default="ndcg@10", description="the validation metric that chooses the round")
+    bootstrap: int = Field(default=1000, ge=0, description="resamples of the 95 % interval")
     protocol: Literal["full", "sampled@99", "paper-compat"] = "full"
     baselines: tuple[str, ...] = ("random", "popularity")
 
@@ -280,21 +308,17 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, A
     """Every dotted key with its field info, in the order of the tree."""
     keys: dict[str, Any] = {}
     for name, info in model.model_fields.items():
-        section = next((t for t in (info.annotation, *get_args(info.annotation)) if _is_section(t)), None)
-        if section is None:
-            keys[prefix + name] = info
-        else:
+        section = info.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
             keys.update(known_keys(section, f"{prefix}{name}."))
+        else:
+            keys[prefix + name] = info
     return keys
 
 
 def _optional(section: type[BaseModel], key: str) -> bool:
     field = section.model_fields.get(key)
     return field is not None and type(None) in get_args(field.annotation)
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

@@ -20,8 +20,8 @@ class RunFolder:
     """Where a run keeps its files. Nothing is created by naming a path.
 
     Files: ``config.toml``, ``environment.json``, ``metrics.jsonl`` (one line a round), ``ledger.jsonl`` (privacy),
-    ``devices/`` (ledgers of simulated devices, record mode), ``checkpoints/``, ``results.json``, ``recommendations.json``,
-    ``bundle/``, ``report.html``.
+    ``devices/`` (ledgers of simulated devices, record mode), ``checkpoints/``, ``results.json``,
+    ``recommendations.json``, ``bundle/``, ``report.html``.
     """
 
     path: Path

@@ -157,7 +157,7 @@ def test_an_override_that_is_none(text):
 
 
 def test_privacy_needs_one_of_two():
-    with pytest.raises(MmfedError, match="epsilon or privacy.noise_multiplier"):
+    with pytest.raises(MmfedError, match=r"epsilon or privacy\.noise_multiplier"):
         build_config({}, ["privacy.epsilon=none"])
     assert build_config({}, ["privacy.epsilon=none", "privacy.mode=none"]).privacy.epsilon is None
 

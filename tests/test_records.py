@@ -76,12 +76,17 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch, call):
     assert path.read_text() == "new"
 
 
+def _interrupted_write(path):
+    with atomic_file(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+
 def test_an_interruption_leaves_the_old_one(tmp_path):
     path = tmp_path / "file"
     write_text(path, "old")
-    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted_write(path)
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -11,24 +11,43 @@ from scipy import stats
 
 from mmfed.rng import derive, hash_uniform, numpy_generator, torch_generator, user_key
 
-
-KNOWN = {"derive": 3774308934653935934, "derive path": 8236876746825688857, "user": 15660740028985520573, "cells": [0.34329192209867343, 0.7174634974704833, 0.5186403162975799, 0.35682545293126544], "numpy": [-0.6688630611985444, 1.125443998289154], "torch": [0.20084816217422485, 0.7796475887298584]}
+KNOWN = {
+    "derive": 3774308934653935934,
+    "derive path": 8236876746825688857,
+    "user": 15660740028985520573,
+    "cells": [0.34329192209867343, 0.7174634974704833, 0.5186403162975799, 0.35682545293126544],
+    "numpy": [-0.6688630611985444, 1.125443998289154],
+    "torch": [0.20084816217422485, 0.7796475887298584],
+}
 
 
 def test_known_answers():
     """A change here changes every run and every device's numbers: it needs a new format version."""
-    assert KNOWN == {
+    assert {
         "derive": derive(0),
         "derive path": derive(7, "local", 3, "positions"),
         "user": user_key("u1"),
         "cells": hash_uniform(42, np.array([0, 5], dtype=np.uint64), np.array([0, 9])).ravel().tolist(),
         "numpy": numpy_generator(1, "x").standard_normal(2).tolist(),
         "torch": torch.rand(2, generator=torch_generator(1, "x")).tolist(),
-    }
+    } == KNOWN
 
 
 def test_no_two_paths_collide():
-    paths = [(), (0,), ("0",), (0, 0), ("", ""), ("ab",), ("a", "b"), ("a", "b", ""), (1, 23), (12, 3), ("int:1",), (-1,)]
+    paths = [
+        (),
+        (0,),
+        ("0",),
+        (0, 0),
+        ("", ""),
+        ("ab",),
+        ("a", "b"),
+        ("a", "b", ""),
+        (1, 23),
+        (12, 3),
+        ("int:1",),
+        (-1,),
+    ]
     assert len({derive(5, *path) for path in paths}) == len(paths)
     assert derive(5, "a") != derive(6, "a")
     assert derive(2**70, "a") != derive(2**70 + 1, "a")

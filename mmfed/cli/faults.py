@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Sequence
 
 import click
-import typer
 
 from mmfed.errors import ExitCode, MmfedError
 
@@ -28,18 +27,20 @@ def exit_code(fault: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(fault, MmfedError):
         _report(fault.code, fault.message, fault.fix, arguments)
         return int(fault.code)
-    if isinstance(fault, (typer.Exit, click.exceptions.Exit)):
-        return int(fault.exit_code)
-    if isinstance(fault, SystemExit):
-        return fault.code if isinstance(fault.code, int) else int(fault.code is not None)
-    if isinstance(fault, BrokenPipeError):
+    # Typer turns an interruption into exit 130 and a broken pipe into exit 1, each raised while handling the original.
+    causes = (fault, fault.__context__)
+    if any(isinstance(one, BrokenPipeError) for one in causes):
         _silence_stdout()
         return _BROKEN_PIPE
-    if isinstance(fault, (KeyboardInterrupt, click.Abort)):
+    if any(isinstance(one, (KeyboardInterrupt, click.Abort)) for one in causes):
         resumable = bool(arguments) and arguments[0] in _RESUMABLE
         fix = "continue with --resume" if resumable else "run the command again"
         _report(ExitCode.INTERRUPTED, "interrupted", fix, arguments, f"interrupted; {fix}")
         return int(ExitCode.INTERRUPTED)
+    if isinstance(fault, click.exceptions.Exit):
+        return int(fault.exit_code)
+    if isinstance(fault, SystemExit):
+        return fault.code if isinstance(fault.code, int) else int(fault.code is not None)
     if isinstance(fault, click.UsageError):
         command = "mmfed" if fault.ctx is None else fault.ctx.command_path
         _report(ExitCode.USAGE, fault.format_message(), f"see {command} --help", arguments)

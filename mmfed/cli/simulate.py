@@ -39,7 +39,7 @@ def simulate(
     from mmfed.simulation.run_folders import put_aside
 
     given = list(overrides or ())
-    on_demo = scenario is None and not any(one.strip().startswith("data.") for one in given)
+    on_demo = scenario is None and not any(one.strip().startswith("data.source") for one in given)
     settings = [*(_DEMO if on_demo else ()), *given, *([f"federation.backend={backend}"] if backend else [])]
     config = load_config(scenario, settings)
     if fresh and not resume and (old := put_aside(config.run.folder / config.run.name)) is not None:

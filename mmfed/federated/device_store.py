@@ -1,7 +1,7 @@
 """Private state of the users on a node: their vectors, kept on disk, never on the wire.
 
-A store remembers the vectors before and after the last round a user took part in, so that a round repeated after a crash
-starts from the same state and gives the same update.
+A store remembers the vectors before and after the last round a user took part in, so that a round repeated after a
+crash starts from the same state and gives the same update.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Server optimisers: the mean update of a round as a pseudo-gradient (Reddi et al. 2021, Adaptive Federated Optimization)."""
+"""Server optimisers: the mean update of a round as a pseudo-gradient (Reddi et al. 2021)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The device side of a round: what answers the coordinator's messages.
 
-A node holds one user (a device) or many (a simulated cohort); the code is the same. Only ``wire.encode`` makes arrays of
-a reply, and it knows shared parameters only.
+A node holds one user (a device) or many (a simulated cohort); the code is the same. Only ``wire.encode`` makes arrays
+of a reply, and it knows shared parameters only.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ class Node:
             raise MmfedError(
                 ExitCode.FEDERATION,
                 "the coordinator's catalogue features differ from this node's (digests do not match).",
-                "give every party the same catalogue and encoders; a server that feeds one device special features is caught here.",
+                "give every party the same catalogue and encoders (special features for one device are caught).",
             )
         position = {int(key): index for index, key in enumerate(self.keys)}
         unknown = [key for key in task.users.tolist() if key not in position]
         if unknown or len(set(task.users.tolist())) != len(task.users):
             raise MmfedError(
                 ExitCode.FEDERATION,
-                f"round {task.round_number}: the coordinator asked for users who are not on this node, or for one twice.",
+                f"round {task.round_number}: the coordinator asked for users who are not here, or for one twice.",
                 "restart the run, so that users enrol again.",
             )
         chosen = self.users[[position[key] for key in task.users.tolist()]]

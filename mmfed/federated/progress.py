@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -87,7 +87,8 @@ class Progress:
                 save_checkpoint(self.run.checkpoints / BEST, model, {"round": number}, self.key)
             patience = self.config.federation.early_stopping
             self.stopped = patience is not None and number - self.best_round >= patience * section.every
-        record = asdict(state.record) | {"validation": validation}
+        reported = replace(state.record, validation=validation)
+        record = asdict(reported)
         self.records.append(record)
         optimiser = {f"optimiser.{name}": value for name, value in state.optimiser.items()}
         summary = {
@@ -99,7 +100,7 @@ class Progress:
         save_checkpoint(self.run.checkpoints / LATEST, model | optimiser, summary, self.key)
         append_line(self.run.metrics, record)
         if observer is not None:
-            observer.round_done(RoundRecord(**record))
+            observer.round_done(reported)
         return self.stopped
 
 

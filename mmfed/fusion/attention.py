@@ -11,7 +11,7 @@ from mmfed.fusion.head import FusionHead, projection
 
 
 class AttentionFusion(FusionHead):
-    """F = Σ_m a_m z_m · M, a = softmax over present modalities of ⟨z_m, w_m⟩ (the article's ``mmfnet`` without the user).
+    """F = Σ_m a_m z_m · M, a = softmax over present modalities of ⟨z_m, w_m⟩ (``mmfnet`` without the user).
 
     An item without any modality gets the learned vector ``missing``. The weights are scaled by the number of present
     modalities, so that with equal attention the result equals the sum that concatenation gives.

@@ -11,7 +11,7 @@ from mmfed.fusion.head import FusionHead, projection
 
 
 class ConcatFusion(FusionHead):
-    """A linear map of the concatenation, held as one block per modality; a missing block adds its learned substitute."""
+    """A linear map of the concatenation, one block per modality; a missing block adds its learned substitute."""
 
     def __init__(self, widths: Mapping[str, int], dimensions: int, *, scale: float, generator: torch.Generator) -> None:
         super().__init__(widths, dimensions)

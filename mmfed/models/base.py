@@ -124,7 +124,7 @@ class Recommender(nn.Module, ABC):
 
     @abstractmethod
     def user_states(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
-        """States [users, states, d] of the batch's positions, from the history vectors [users, events, d] of its events."""
+        """States [users, states, d] of the batch's positions, from its history vectors [users, events, d]."""
 
     def score(self, states: Tensor, tables: ItemTables) -> Tensor:
         """Scores [users, states, items] of every item for every state."""

@@ -30,6 +30,8 @@ class DeepFusionRecommender(Recommender):
         item_ids: whether items have an id residual.
         decays: recency decays of the state.
         history: events of a history that count.
+        content_scale: factor on the content features: smaller lets ids and biases learn faster than content.
+        bias_scale: the bias of an item is this times its parameter, so that a clipped, noised step carries more of it.
         private_user_vector: whether states include a private vector.
         seed: of the initial weights.
     """
@@ -43,10 +45,14 @@ class DeepFusionRecommender(Recommender):
         item_ids: bool,
         decays: Sequence[float],
         history: int,
+        content_scale: float,
+        bias_scale: float,
         private_user_vector: bool,
         seed: int,
     ) -> None:
-        super().__init__(features, dimensions)
+        scaled = tuple(value * content_scale for value in features.values)
+        super().__init__(ItemFeatures(features.names, scaled, features.present), dimensions)
+        self.bias_scale = bias_scale
         generator = torch_generator(seed, "initial weights")
         head = _FUSION[fusion]
         self.history_content = head(features.widths, dimensions, scale=0.2, generator=generator)
@@ -67,7 +73,7 @@ class DeepFusionRecommender(Recommender):
         if self.item_ids:
             history = history + self.history_ids
             target = target + self.target_ids
-        return ItemTables(history, target, self.item_bias)
+        return ItemTables(history, target, self.item_bias * self.bias_scale)
 
     def user_states(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
         states = self.pooling(vectors, batch)

@@ -18,6 +18,8 @@ def _dfmf(section: ModelSection, features: ItemFeatures, seed: int) -> Recommend
         item_ids=section.item_ids,
         decays=section.decays,
         history=section.history,
+        content_scale=section.content_scale,
+        bias_scale=section.bias_scale,
         private_user_vector=section.private_user_vector,
         seed=seed,
     )

@@ -47,11 +47,13 @@ class CompareSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     baselines: tuple[str, ...] = ("random", "popularity", "item_knn", "ease", "bpr_mf")
     methods: tuple[Method, ...] = ()
     published: tuple[Published, ...] = ()
-    results: Path | None = Field(None, description="where the table is written as Markdown, relative to the scenario")
+    results: Path | None = Field(
+        default=None, description="where the table is written as Markdown, relative to the scenario"
+    )
 
 
 class CompareWatcher(Watcher, Protocol):
@@ -112,6 +114,7 @@ def compare(
         seeds: list[RankingResult] = []
         statements: list[Mapping[str, Any]] = []
         rounds: list[int] = []
+        kinds: list[str] = []
         for seed in section.seeds:
             number += 1
             _tell(watcher, method.name, seed, number, total)
@@ -119,10 +122,11 @@ def compare(
             result = _run(config, resume=resume, watcher=watcher)
             seeds.append(result.federated.result)
             statements.append(result.results["privacy"])
+            kinds.append(result.federated.kind)
             rounds.append(result.results["round"])
         results[method.name] = combine_seeds(seeds, resamples=base.evaluation.bootstrap)
         worst = max(statements, key=lambda statement: statement["epsilon"] or 0.0)
-        kind = f"federated, {result.federated.kind}"
+        kind = f"federated, {kinds[0]}"
         rows.append({"name": method.name, "kind": kind, "federated": True, "privacy": dict(worst), "rounds": rounds})
     comparison = _comparison(path, base, section, rows, results)
     write_json(folder / "comparison.json", comparison)

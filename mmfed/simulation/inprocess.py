@@ -62,7 +62,7 @@ class InProcessGrid(Grid):
             ttl=ttl or _TTL,
             message_type=message_type,
         )
-        return Message(content, metadata=metadata)
+        return Message(content, metadata=metadata)  # type: ignore[call-overload]
 
     def get_node_ids(self) -> Iterable[int]:
         """All nodes, always connected."""

@@ -14,7 +14,7 @@ Users are sorted by length and worked on in chunks, so padding stays small and n
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class _Program(torch.nn.Module):
         return {f"model.{name}": value for name, value in parameters.items()}
 
 
-def _zeros(parameters: Parameters) -> Parameters:
+def _zeros(parameters: Mapping[str, Tensor]) -> Parameters:
     return {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
 
 
@@ -182,7 +182,9 @@ class SequenceGradients:
     def __init__(self, model: Recommender, parameters: Parameters, training: TrainingSection) -> None:
         self._program = _Program(model, training)
         self._parameters = parameters
-        self._tables, self._pull_back = vjp(self._program.tables, parameters)
+        pulled: tuple[Any, ...] = vjp(self._program.tables, parameters)
+        self._tables: ItemTables = pulled[0]
+        self._pull_back = pulled[1]
         self._head_names: tuple[str, ...] | None = None
 
     def __call__(self, batch: TrainingBatch) -> tuple[Parameters, Tensor]:
@@ -213,7 +215,7 @@ class SequenceGradients:
         return shared, of_own
 
     def _head(self, batch: TrainingBatch) -> tuple[str, ...]:
-        """Names of the parameters that the loss reads besides the tables (found once, by differentiating one sequence)."""
+        """Names of the parameters that the loss reads besides the tables (found once)."""
         if self._head_names is None:
             leaves = {name: value.detach().requires_grad_() for name, value in self._parameters.items()}
             one: TrainingBatch = tree_map(lambda tensor: tensor[:1], batch)

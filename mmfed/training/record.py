@@ -1,8 +1,9 @@
 """Record-level privacy: DP-SGD on the device with Opacus (Abadi et al. 2016).
 
 Guarantee: one window of at most ``window`` interactions (hence any one interaction); zero-out adjacency of one window;
-the server is not trusted. A record is a window: interactions of one calendar span, with state, target and seen items taken
-inside it, so that one interaction influences one clipped gradient and nothing else. The divisor is a public constant.
+the server is not trusted. A record is a window: interactions of one calendar span, with state, target and seen items
+taken inside it, so that one interaction influences one clipped gradient and nothing else. The divisor is a public
+constant.
 """
 
 from __future__ import annotations
@@ -117,5 +118,5 @@ class _DeviceOptimiser(DPOptimizer):
         for index, parameter in enumerate(self.params):
             samples = self._noise(parameter.numel(), f"record step {self._step} parameter {index}")
             noise = torch.from_numpy(samples).to(parameter.dtype).view_as(parameter) * deviation
-            parameter.grad = (parameter.summed_grad + noise).view_as(parameter)
+            parameter.grad = (parameter.summed_grad + noise).view_as(parameter)  # type: ignore[attr-defined]
         self._step += 1

@@ -1,4 +1,4 @@
-"""The definition of local training: one user, plain PyTorch, readable. What devices run, and what ``cohort`` must equal."""
+"""The definition of local training, one user at a time: what devices run, and what ``cohort`` must equal."""
 
 from __future__ import annotations
 

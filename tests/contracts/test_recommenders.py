@@ -244,9 +244,7 @@ def test_training_lowers_the_loss(config):
     histories = histories_from([[1, 2, 3, 4], [2, 3, 4, 5], [9, 1, 2, 3]])
     before = scores(model, [[1, 2]])[0].log_softmax(0)[3]
     for number in range(1, 30):
-        update = train_cohort(
-            model, histories, torch.zeros(3, DIMENSIONS).double(), work_of(free, round_number=number)
-        )
+        update = train_cohort(model, histories, torch.zeros(3, DIMENSIONS).double(), work_of(free, round_number=number))
         with torch.no_grad():
             for name, parameter in model.shared_parameters().items():
                 parameter += update.total[name] / 3

@@ -65,7 +65,7 @@ def finish(child: int, seconds: float | None = None) -> bool:
 
 
 def die_at(step: int, *, counted: Path | None = None) -> Callable[[], None]:
-    """Before the run: make it kill itself just before its ``step``-th durable call (from 1); 0 only counts the calls."""
+    """Before the run: make it kill itself just before its ``step``-th durable call (from 1); 0 counts only."""
 
     def patch() -> None:
         seen = 0

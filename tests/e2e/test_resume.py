@@ -1,4 +1,4 @@
-"""A run killed at any instant and started again ends as the run that was left alone, with nothing lost from a ledger."""
+"""A run killed at any instant and started again ends as the run that was left alone; no ledger loses a line."""
 
 from __future__ import annotations
 
@@ -165,7 +165,11 @@ def test_noise_that_cannot_be_drawn_again_is_charged_again(tmp_path, mode, most)
         assert len({(number, digest) for number, digest, _ in found}) == len(found)
         if mode == "user-central":
             assert {number for number, _, _ in found} == {1, 2, 3}
-            assert timeless(run)[-1]["epsilon"] == found[-1][2] == json.loads(run.results.read_text())["privacy"]["epsilon"]
+            assert (
+                timeless(run)[-1]["epsilon"]
+                == found[-1][2]
+                == json.loads(run.results.read_text())["privacy"]["epsilon"]
+            )
             more += len(found) - 3
         else:
             more += len(found) - sum(int(record["realised"]) for record in timeless(run))

@@ -47,7 +47,7 @@ def test_rounds_repeated_any_number_of_times(tmp_path_factory, rounds):
         np.testing.assert_array_equal(opened(folder).before(np.arange(USERS), number + 1), expected)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the death of the process."""
 
 
@@ -71,7 +71,7 @@ def test_killed_between_any_two_writes(folder, step, monkeypatch):
             nonlocal written
             written += 1
             if written > step:
-                raise Killed
+                raise KilledError
 
         def __setitem__(self, index, value):
             self._count()
@@ -83,7 +83,7 @@ def test_killed_between_any_two_writes(folder, step, monkeypatch):
 
     monkeypatch.setattr(store, "_rounds", Dying(store._rounds))
     monkeypatch.setattr(store, "_vectors", Dying(store._vectors))
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         store.put(users, 5, vectors(5, 2))
     again = opened(folder)
     np.testing.assert_array_equal(again.before(users, 5), before)

@@ -20,7 +20,9 @@ def updates(rounds=6):
 
 
 def start():
-    return {name: torch.linspace(-1, 1, torch.Size(shape).numel()).double().reshape(shape) for name, shape in SHAPES.items()}
+    return {
+        name: torch.linspace(-1, 1, torch.Size(shape).numel()).double().reshape(shape) for name, shape in SHAPES.items()
+    }
 
 
 def run(section, given, *, everywhere=False):
@@ -76,7 +78,9 @@ def test_one_second_moment_for_the_whole_model():
     v = (0.99 * 0.01 * squares[0] + 0.01 * squares[1]) / (1 - 0.99**2)
     for name in SHAPES:
         m = (0.9 * 0.1 * first[name] + 0.1 * second[name]) / (1 - 0.9**2)
-        torch.testing.assert_close(after[name] - before[name], 0.05 * m / (v**0.5 + section.epsilon), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            after[name] - before[name], 0.05 * m / (v**0.5 + section.epsilon), rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedadam", "fedadagrad"])

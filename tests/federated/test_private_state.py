@@ -30,7 +30,10 @@ def bytes_of(message: Message) -> bytes:
 @pytest.fixture(params=sorted(RECOMMENDERS))
 def traffic(request, configured):
     config = configured(
-        f"model.name={request.param}", "model.private_user_vector=true", "federation.rounds=3", "privacy.mode=user-central"
+        f"model.name={request.param}",
+        "model.private_user_vector=true",
+        "federation.rounds=3",
+        "privacy.mode=user-central",
     )
     run, grid = federate(config)
     return config, run, grid
@@ -66,7 +69,9 @@ def test_no_names_and_no_histories_in_clear(traffic):
 
 def test_a_reply_holds_a_dense_sum_and_one_count(traffic):
     config, _, grid = traffic
-    shapes = {name: tuple(value.shape) for name, value in load_workspace(config).new_model().shared_parameters().items()}
+    shapes = {
+        name: tuple(value.shape) for name, value in load_workspace(config).new_model().shared_parameters().items()
+    }
     replies = [reply for reply in grid.received if "report" in reply.content]
     assert len(replies) == 6
     for reply in replies:
@@ -86,7 +91,10 @@ def test_what_the_coordinator_publishes_has_noise_on_every_row(configured):
         start = {name: value.detach().numpy() for name, value in load_workspace(config).new_model().named_parameters()}
         message = first if first.metadata.group_id == "2" else second
         model = {name: array.numpy() for name, array in message.content.array_records["model"].items()}
-        return {name: np.abs(model[name] - start[name]).reshape(len(model[name]), -1).max(1) for name in ("history_ids", "item_bias")}
+        return {
+            name: np.abs(model[name] - start[name]).reshape(len(model[name]), -1).max(1)
+            for name in ("history_ids", "item_bias")
+        }
 
     noisy = moved("federation.server_optimiser.name=fedavg", "privacy.clip_norm=1.0")
     assert all((rows > 0).all() and len(rows) == ITEMS for rows in noisy.values())

@@ -66,7 +66,9 @@ def test_one_bad_node_of_two(configured, how):
     assert [record["refused_nodes"] for record in records] == [1, 1], how
     assert [record["realised"] for record in records] == [6, 6]
     releases = [line["body"] for line in read_lines(run.ledger) if line["kind"] == "release"]
-    assert [(body["realised_cohort"], body["dropouts"], body["planned_cohort"]) for body in releases] == [(6, 6, 12)] * 2
+    assert [(body["realised_cohort"], body["dropouts"], body["planned_cohort"]) for body in releases] == [
+        (6, 6, 12)
+    ] * 2
 
 
 @pytest.mark.parametrize("how", FAKES)
@@ -106,7 +108,9 @@ def test_a_node_that_was_not_asked_is_ignored(configured):
         return [reply]
 
     run, _ = federate(configured("federation.rounds=2"), fakes={2: impostor})
-    assert [(r["realised"], r["refused_nodes"]) for r in read_lines(run.metrics)] == [(6, 2)] * 2  # impostor and silence
+    assert [(r["realised"], r["refused_nodes"]) for r in read_lines(run.metrics)] == [
+        (6, 2)
+    ] * 2  # impostor and silence
 
 
 def test_a_node_that_loses_users_is_believed(configured):

@@ -34,7 +34,9 @@ def test_every_user_joins_at_the_rate(source, rate):
         joined += np.isin(USERS, cohort)
         sizes.append(len(cohort))
     deviation = math.sqrt(rate * (1 - rate))
-    assert joined.sum() / (rounds * len(USERS)) == pytest.approx(rate, abs=6 * deviation / math.sqrt(rounds * len(USERS)))
+    assert joined.sum() / (rounds * len(USERS)) == pytest.approx(
+        rate, abs=6 * deviation / math.sqrt(rounds * len(USERS))
+    )
     # The size of a cohort varies as independent coins make it vary: a fixed size is another mechanism.
     spread = np.var(sizes) / (len(USERS) * rate * (1 - rate))
     assert 0.35 < spread < 2.2

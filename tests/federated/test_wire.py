@@ -106,7 +106,9 @@ GOOD = np.ones(4, dtype=np.float32)
 HOSTILE = {
     "pickled": raw(b"\x80\x04K\x01.", stype="pickle"),
     "torch tensor": raw(payload(GOOD), stype="torch.Tensor"),
-    "objects": raw(b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (4,), }" + b" " * 12 + b"\n"),
+    "objects": raw(
+        b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (4,), }" + b" " * 12 + b"\n"
+    ),
     "an archive": raw(b"PK\x03\x04" + bytes(40)),
     "empty": raw(b""),
     "no header": raw(bytes(64)),
@@ -121,7 +123,9 @@ HOSTILE = {
     "another shape inside": raw(payload(np.ones((2, 2), dtype=np.float32))),
     "another shape outside": raw(payload(GOOD), shape=(2, 2)),
     "a shape that fills the memory": raw(
-        b"\x93NUMPY\x01\x00\x46\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000000000,)}".ljust(69) + b"\n"
+        b"\x93NUMPY\x01\x00\x46\x00"
+        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000000000,)}".ljust(69)
+        + b"\n"
     ),
 }
 

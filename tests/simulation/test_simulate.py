@@ -37,7 +37,9 @@ def metrics_of(config):
 
 def ledger_events(config):
     lines = read_lines(run_of(config).ledger)
-    return [{k: v for k, v in line["body"].items() if k != "result_hash"} for line in lines if line["kind"] == "release"]
+    return [
+        {k: v for k, v in line["body"].items() if k != "result_hash"} for line in lines if line["kind"] == "release"
+    ]
 
 
 @pytest.mark.parametrize("mode", ["none", "user-central", "record"])
@@ -135,7 +137,9 @@ def test_a_run_folder_after_user_level_privacy(configured):
     assert read_results(run) == json.loads(run.results.read_text())
     key = load_pem_private_key((run.path / "key.pem").read_bytes(), None)
     public = key.public_key().public_bytes_raw().hex()
-    audit = audit_ledgers([run.ledger], {run.ledger: public}, {run.ledger: Head(4, audit_ledgers([run.ledger]).ledgers[0].head.hash)})
+    audit = audit_ledgers(
+        [run.ledger], {run.ledger: public}, {run.ledger: Head(4, audit_ledgers([run.ledger]).ledgers[0].head.hash)}
+    )
     assert audit.holds
 
 

@@ -142,7 +142,9 @@ def test_every_contribution_is_bounded(steps):
     model = tiny_model(config)
     histories = random_histories(LENGTHS)
     for user in range(len(histories)):
-        alone = train_cohort(model, histories.take(np.array([user])), torch.zeros(1, DIMENSIONS).double(), work_of(config))
+        alone = train_cohort(
+            model, histories.take(np.array([user])), torch.zeros(1, DIMENSIONS).double(), work_of(config)
+        )
         bound = config.privacy.clip_norm
         assert norm_of(alone.total) <= bound * (1 + 1e-9)
         if histories.lengths[user] > 0:

@@ -97,7 +97,9 @@ def test_softmax_masks_exactly_the_items_seen_before():
     (gradient,) = torch.autograd.grad(loss, [bias])
     masked = set(items[:position]) - {items[position]}
     assert {item for item in range(ITEMS) if gradient[item] == 0} == masked
-    assert all(gradient[item] > 0 for item in set(items[position + 1 :]) - set(items[: position + 1])), "later: negative"
+    assert all(gradient[item] > 0 for item in set(items[position + 1 :]) - set(items[: position + 1])), (
+        "later: negative"
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -129,7 +131,7 @@ def test_negatives_and_dropout_have_their_rates():
     counts = np.bincount(batch.negatives.numpy().ravel(), minlength=10)
     assert np.abs(counts - 4000).max() < 6 * math.sqrt(4000)
     assert float(batch.histories.kept.mean()) == pytest.approx(0.7, abs=0.02)
-    assert ((batch.histories.kept <= batch.histories.known).all()), "a padded event is never kept"
+    assert (batch.histories.kept <= batch.histories.known).all(), "a padded event is never kept"
 
 
 @pytest.mark.parametrize("objective", ["softmax", "bpr"])
