@@ -27,7 +27,7 @@ def exit_code(fault: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(fault, MmfedError):
         _report(fault.code, fault.message, fault.fix, arguments)
         return int(fault.code)
-    # Typer turns an interruption into exit 130 and a broken pipe into exit 1, each raised while handling the original.
+    # Typer turns a broken pipe into exit 1, raised while handling the original.
     causes = (fault, fault.__context__)
     if any(isinstance(one, BrokenPipeError) for one in causes):
         _silence_stdout()

@@ -28,6 +28,7 @@ from mmfed.cli import (
 )
 from mmfed.cli.faults import exit_code
 from mmfed.cli.options import examples
+from mmfed.errors import ExitCode
 
 # Nothing is reported home, and no library speaks unasked. Set before anything imports them.
 _ENVIRONMENT = {
@@ -86,6 +87,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     _quiet()
     try:
         code = typer.main.get_command(app).main(given, prog_name="mmfed", standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:  # typer swallows Ctrl-C and gives its exit code
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except BaseException as fault:
         return exit_code(fault, given)

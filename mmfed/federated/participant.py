@@ -99,7 +99,7 @@ class Node:
         if unknown or len(set(task.users.tolist())) != len(task.users):
             raise MmfedError(
                 ExitCode.FEDERATION,
-                f"round {task.round_number}: the coordinator asked for users who are not here, or for one twice.",
+                f"round {task.round_number}: the coordinator asked for users not on this node, or for one twice.",
                 "restart the run, so that users enrol again.",
             )
         chosen = self.users[[position[key] for key in task.users.tolist()]]

@@ -50,8 +50,8 @@ class DeepFusionRecommender(Recommender):
         private_user_vector: bool,
         seed: int,
     ) -> None:
-        scaled = tuple(value * content_scale for value in features.values)
-        super().__init__(ItemFeatures(features.names, scaled, features.present), dimensions)
+        super().__init__(features, dimensions)
+        self.content_scale = content_scale
         self.bias_scale = bias_scale
         generator = torch_generator(seed, "initial weights")
         head = _FUSION[fusion]
@@ -68,8 +68,9 @@ class DeepFusionRecommender(Recommender):
         self.user_vector = nn.Parameter(torch.zeros(dimensions)) if private_user_vector else None
 
     def item_tables(self) -> ItemTables:
-        history = self.history_content(self.features.values, self.features.present)
-        target = self.target_content(self.features.values, self.features.present)
+        values = tuple(value * self.content_scale for value in self.features.values)
+        history = self.history_content(values, self.features.present)
+        target = self.target_content(values, self.features.present)
         if self.item_ids:
             history = history + self.history_ids
             target = target + self.target_ids

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_shop import tiny_run, write_tiny_shop
+from tiny_shop import write_tiny_shop
 
 from mmfed.config import Config, build_config
 from mmfed.federated.checkpoint import load_checkpoint
@@ -51,10 +51,7 @@ def demo(folder: Path, mode: str) -> list[str]:
 def tiny(folder: Path, *more: str) -> list[str]:
     """Three rounds of the tiny shop, validated every round so that the best model is kept as well."""
     write_tiny_shop(folder / "shop")
-    config = tiny_run(folder)
-    path = folder / "tiny.toml"
-    path.write_text(config.to_toml())
-    flat = [
+    return [
         "data.source=table",
         f"data.path={folder / 'shop'}",
         'features.modalities=["attributes"]',
@@ -70,8 +67,8 @@ def tiny(folder: Path, *more: str) -> list[str]:
         "evaluation.bootstrap=20",
         "evaluation.k=[10]",
         f"run.folder={folder / 'runs'}",
+        *more,
     ]
-    return [*flat, *more]
 
 
 def killed(overrides: list[str], how: str, count: int) -> tuple[Config, dict[str, int]]:
@@ -143,17 +140,18 @@ def test_killed_at_random_instants(tmp_path, mode):
     assert_equal_to_the_whole(config, names)
 
 
-@pytest.mark.parametrize(("mode", "most"), [("user-central", 100), ("record", 60), ("none", 60)])
+@pytest.mark.parametrize(("mode", "most"), [("user-central", 60), ("record", 25), ("none", 15)])
 def test_killed_before_every_durable_step(tmp_path, mode, most):
     config, names = killed(tiny(tmp_path, *MODES[mode]), "steps", most)
     assert len(names) >= 15
     assert_equal_to_the_whole(config, names)
 
 
-@pytest.mark.parametrize(("mode", "most"), [("user-central", 40), ("record", 15)])
+@pytest.mark.parametrize(("mode", "most"), [("user-central", 20), ("record", 8)])
 def test_noise_that_cannot_be_drawn_again_is_charged_again(tmp_path, mode, most):
     """With secure noise a repeated round is another release: the ledger holds every one of them, never fewer."""
     config, names = killed(tiny(tmp_path, *MODES[mode], "privacy.noise_source=csprng"), "steps", most)
+    assert len(names) >= most / 2
     more = 0
     for name in names:
         run = RunFolder(config.run.folder / name)
