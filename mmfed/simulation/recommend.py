@@ -124,7 +124,7 @@ def _recommend(
         vectors = vectors[[row]] if row is not None else np.zeros((1, model.dimensions), dtype=np.float32)
     lists = _OneHistory(np.array([0, len(history)]), np.asarray(history, dtype=np.int64))
     scores = ModelScorer(model, lists, user_vectors=vectors)(np.zeros(1, dtype=np.int64))
-    pass
+    scores[0, history] = -np.inf
     best = top_k(scores, k, tie_keys(catalogue.item_ids, config.run.seed))[0]
     return Recommendations(
         user=user,
