@@ -53,7 +53,7 @@ def test_the_honest_task_is_done(asked):
 def test_users_who_are_not_here(asked):
     answer, task, arrays = asked()
     strangers = replace(task, users=np.array([1, 2], dtype=np.uint64))
-    assert "who are not here" in refusal(answer(tasks.task_content(strangers, arrays)))
+    assert "not on this node" in refusal(answer(tasks.task_content(strangers, arrays)))
 
 
 def test_the_same_user_twice(asked):
