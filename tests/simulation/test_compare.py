@@ -64,5 +64,5 @@ def test_a_changed_scenario_does_not_inherit_finished_runs(scenario):
 
 def test_another_list_length_only_redoes_the_figures(scenario):
     compare(scenario())
-    again = compare(scenario(), ["evaluation.k=[5]", "evaluation.metric=ndcg@5"], resume=True)
+    again = compare(scenario(), ["evaluation.k=[5, 10]"], resume=True)
     assert "ndcg@5" in again.comparison["methods"][0]["metrics"]
