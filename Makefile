@@ -28,7 +28,7 @@ test-all: $(VENV)/installed-dev  ## the fast suite, then the slow one (real serv
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 clean:
