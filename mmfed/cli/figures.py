@@ -35,17 +35,33 @@ def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
     table.add_column("method", no_wrap=not narrow)
     for _, title in names:
         table.add_column(title, no_wrap=True)
+    private = any(one.get("privacy") for one in methods)
+    if private:
+        table.add_column("ε\n(unit)", no_wrap=not narrow)
     if not narrow:
         table.add_column("sees", no_wrap=True)
     for one in methods:
         figures = [Text(figure(one["metrics"].get(name), narrow=narrow)) for name, _ in names]
         sees = [] if narrow else [Text(str(one["kind"]))]
-        table.add_row(Text(str(one["name"])), *figures, *sees, style="bold" if one.get("federated") else "")
+        spent = [Text(_spent(one.get("privacy")))] if private else []
+        table.add_row(Text(str(one["name"])), *figures, *spent, *sees, style="bold" if one.get("federated") else "")
     show(table)
     if narrow:
         say("")
         for one in methods:
             say(f"{one['name']}: {one['kind']}")
+
+
+_UNITS = {"user-central": "one user", "record": "one window,\nworst device"}
+
+
+def _spent(statement: Mapping[str, Any] | None) -> str:
+    """ε with its unit, in a cell; the sentence with δ, adjacency and trust stands below the table."""
+    if statement is None:
+        return "–"
+    if statement["epsilon"] is None:
+        return "∞ (no privacy)"
+    return f"{statement['epsilon']:.2f} ({_UNITS[statement['mode']]})"
 
 
 def figure(estimate: Mapping[str, Any] | None, *, narrow: bool = False) -> str:
@@ -79,7 +95,8 @@ def show_results(results: Mapping[str, Any]) -> None:
         f"{results['round']} of {results['rounds']} ({results['selection']})."
     )
     say("")
-    show_methods(results["methods"])
+    promised = [one | {"privacy": results["privacy"]} if one["federated"] else one for one in results["methods"]]
+    show_methods(promised)
     say("")
     say_promise(results["privacy"])
     for note in results["notes"]:

@@ -349,7 +349,7 @@ def _privacy_label(config: Config) -> str:
     return {
         "none": "no privacy",
         "user-central": "user-level DP",
-        "record": "record-level DP (Opacus on every device)",
+        "record": "record-level DP (Opacus)",
     }[config.privacy.mode]
 
 

@@ -15,7 +15,7 @@ from mmfed.types import FloatArray, IntArray
 BaselineKind = Literal["centralised", "no data"]
 
 KIND_NOTES: dict[BaselineKind, str] = {
-    "centralised": "upper bound: sees all data in one place, no privacy",
+    "centralised": "centralised, no privacy",
     "no data": "sees no data",
 }
 
