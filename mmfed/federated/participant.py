@@ -22,6 +22,7 @@ from mmfed.data.partition import partition_users
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import tasks, wire
 from mmfed.federated.device_account import DeviceAccount
+from mmfed.federated.device_policy import check_policy
 from mmfed.federated.device_store import DeviceStore
 from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.workspace import Workspace, load_workspace
@@ -172,12 +173,7 @@ def _node(message: Message, context: Context, state_folder: Path | None) -> tupl
     if "data-dir" in settings:
         data = config.data.model_copy(update={"path": Path(str(settings["data-dir"])).expanduser()})
         config = config.model_copy(update={"data": data})
-        if config.privacy.mode == "record" and config.privacy.noise_source == "seeded":
-            raise MmfedError(
-                ExitCode.PRIVACY,
-                "the coordinator asks this device for noise from a seed it knows, which protects nobody.",
-                "run the coordinator with --set privacy.noise_source=csprng; seeded noise is for simulations.",
-            )
+    check_policy(settings, config)
     partition = int(settings.get("partition-id", 0)), int(settings.get("num-partitions", 1))
     folder = state_folder or Path(str(settings.get("state-dir", "~/.local/state/mmfed"))).expanduser()
     folder = folder / task.run_id / f"node-{partition[0]}-of-{partition[1]}"

@@ -130,7 +130,11 @@ def guarantee_for(
         adjacency=f"zero-out of one window, cut by calendar time{span}",
         trust="the server is not trusted: the device adds the noise",
         covered=("every update that leaves this device",),
-        not_covered=(*_NOT_COVERED, "the user as a whole: many windows of one person compose"),
+        not_covered=(
+            *_NOT_COVERED,
+            "the user as a whole: many windows of one person compose",
+            "cleaning: the claim is about interactions as they stand after repeats and outliers were dealt with",
+        ),
         epsilon=bound,
         delta=delta,
         delta_reason=f"{reason}, N = {population}",

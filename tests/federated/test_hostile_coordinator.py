@@ -116,3 +116,38 @@ def test_a_real_device_refuses_noise_the_coordinator_can_subtract(asked, shop_fo
         "privacy.mode=record", "privacy.noise_source=csprng", **{"data-dir": str(shop_folder / "shop")}
     )
     assert not answer(tasks.task_content(task, arrays)).has_error()
+
+
+@pytest.mark.parametrize(
+    ("settings", "offer", "refused"),
+    [
+        ({"require-privacy": "user-central,record"}, ("privacy.mode=none",), "the coordinator offers none"),
+        ({"require-privacy": "record"}, ("privacy.mode=user-central",), "the coordinator offers user-central"),
+        (
+            {"max-epsilon": 2.0},
+            ("privacy.mode=user-central", "privacy.epsilon=2.1"),
+            "the coordinator offers epsilon 2.1",
+        ),
+        ({"max-epsilon": 2.0}, ("privacy.mode=none",), "no bound on epsilon"),
+        (
+            {"max-epsilon": 2.0},
+            ("privacy.mode=user-central", "privacy.epsilon=none", "privacy.noise_multiplier=9"),
+            "no bound on epsilon",
+        ),
+        ({"max-epsilon": "much"}, ("privacy.mode=user-central",), "is not a number above 0"),
+        ({"max-epsilon": -1}, ("privacy.mode=user-central",), "is not a number above 0"),
+        (
+            {"require-privacy": " record , user-central", "max-epsilon": 2},
+            ("privacy.mode=user-central", "privacy.epsilon=2"),
+            None,
+        ),
+        ({}, ("privacy.mode=none",), None),
+    ],
+)
+def test_less_privacy_than_the_device_demands(asked, settings, offer, refused):
+    answer, task, arrays = asked(*offer, **settings)
+    reply = answer(tasks.task_content(task, arrays))
+    if refused is None:
+        assert not reply.has_error()
+    else:
+        assert refused in refusal(reply)
