@@ -15,8 +15,8 @@ def check_policy(settings: Mapping[str, Any], config: Config) -> None:
 
     Settings (node config): ``require-privacy``, the modes the device accepts, separated by commas; ``max-epsilon``, the
     largest target ε of a run (nats, in the mode's own unit). It limits one run: a device counts every run apart. In
-    ``user-central`` mode the coordinator is trusted to keep what it says; in ``record`` mode the device enforces it. With
-    a ``data-dir`` of its own (a real device) it also refuses record-level noise from a seed the coordinator knows.
+    ``user-central`` mode the coordinator is trusted to keep what it says; in ``record`` mode the device enforces it.
+    With a ``data-dir`` of its own (a real device) it also refuses record-level noise from a seed the coordinator knows.
 
     Raises:
         MmfedError: names the setting and what the coordinator offers.
