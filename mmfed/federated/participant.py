@@ -172,7 +172,10 @@ def _node(message: Message, context: Context, state_folder: Path | None) -> tupl
     config = task.config
     if "data-dir" in settings:
         data = config.data.model_copy(update={"path": Path(str(settings["data-dir"])).expanduser()})
-        config = config.model_copy(update={"data": data})
+        # On a real device the coordinator does not choose where files are written.
+        cache = Path(str(settings["cache-dir"])).expanduser() if "cache-dir" in settings else None
+        features = config.features.model_copy(update={"cache": cache})
+        config = config.model_copy(update={"data": data, "features": features})
     check_policy(settings, config)
     partition = int(settings.get("partition-id", 0)), int(settings.get("num-partitions", 1))
     folder = state_folder or Path(str(settings.get("state-dir", "~/.local/state/mmfed"))).expanduser()

@@ -133,7 +133,7 @@ def guarantee_for(
         not_covered=(
             *_NOT_COVERED,
             "the user as a whole: many windows of one person compose",
-            "cleaning: the claim is about interactions as they stand after repeats and outliers were dealt with",
+            "cleaning and the evaluation split: the claim is about the interactions that are left for training",
         ),
         epsilon=bound,
         delta=delta,

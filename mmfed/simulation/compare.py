@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def compare(
         rows.append({"name": method.name, "kind": kind, "federated": True, "privacy": dict(worst), "rounds": rounds})
     comparison = _comparison(path, base, section, rows, results)
     write_json(folder / "comparison.json", comparison)
-    markdown = None if section.results is None else path.parent / section.results
+    markdown = None if section.results is None else Path(os.path.normpath(path.parent / section.results))
     return CompareResult(folder, comparison, markdown)
 
 

@@ -7,15 +7,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.app.metadata import Metadata
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from mmfed.errors import MmfedError
-
 _TTL = 12 * 3600.0  # seconds
-_APP_FAULT = 3  # Flower's code for an exception raised by a ClientApp
 
 
 class InProcessGrid(Grid):
@@ -79,7 +76,7 @@ class InProcessGrid(Grid):
         return [self._deliver(self._pending.pop(identifier)) for identifier in message_ids]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Replies to the messages, computed now; what a device raises comes back as an error reply."""
+        """Replies to the messages, computed now (the app answers a fault with an error reply)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         replies = []
         for message in messages:
@@ -89,11 +86,7 @@ class InProcessGrid(Grid):
         return replies
 
     def _deliver(self, message: Message) -> Message:
-        context = self._contexts[message.metadata.dst_node_id]
-        try:
-            return self._app(message, context)
-        except MmfedError as fault:
-            return Message(Error(code=_APP_FAULT, reason=str(fault)), reply_to=message)
+        return self._app(message, self._contexts[message.metadata.dst_node_id])
 
 
 def run_inprocess(

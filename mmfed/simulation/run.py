@@ -354,9 +354,14 @@ def _privacy_label(config: Config) -> str:
 
 
 def _selection_notes(config: Config) -> list[str]:
-    if config.selection == "best-validation" and config.privacy.mode != "none":
-        return ["the round was chosen by a private validation figure: selection not charged"]
-    return []
+    if config.privacy.mode == "none":
+        return []
+    notes = []
+    if config.selection == "best-validation":
+        notes.append("the round was chosen by a private validation figure: selection not charged")
+    if config.federation.early_stopping is not None:
+        notes.append("training could stop early on a private validation figure: that choice is not charged")
+    return notes
 
 
 def _tell(watcher: Watcher | None, stage: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from federation import device
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
+from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import tasks, wire
 from mmfed.federated.workspace import load_workspace
 
@@ -151,3 +152,17 @@ def test_less_privacy_than_the_device_demands(asked, settings, offer, refused):
         assert not reply.has_error()
     else:
         assert refused in refusal(reply)
+
+
+def test_the_coordinator_does_not_choose_where_a_device_writes(asked, tmp_path, monkeypatch):
+    answer, task, arrays = asked(f"features.cache={tmp_path / 'theirs'}", **{"data-dir": str(tmp_path / "own")})
+    asked_for = []
+
+    def stop(config):
+        asked_for.append(config)
+        raise MmfedError(ExitCode.DATA, "stopped here.", "nothing.")
+
+    monkeypatch.setattr("mmfed.federated.participant.load_workspace", stop)
+    refusal(answer(tasks.task_content(task, arrays)))
+    assert asked_for[0].features.cache is None
+    assert asked_for[0].data.path == tmp_path / "own"
