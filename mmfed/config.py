@@ -111,7 +111,9 @@ class ModelSection(_Section):
 
     name: str = "dfmf"
     dimensions: int = Field(default=64, ge=1, description="width of user states and item vectors")
-    fusion: Literal["concat", "attention"] = "concat"
+    fusion: str = Field(
+        default="default", description="concat, gated, attention, product or late; 'default' takes the model's own"
+    )
     item_ids: bool = Field(
         default=True, description="item-id residual on top of content, for items known at training time"
     )
@@ -126,17 +128,54 @@ class ModelSection(_Section):
     bias_scale: float = Field(
         default=1.0, gt=0, description="weight of item biases in a step; about 10 lets popularity through the noise"
     )
+    hidden: int = Field(default=128, ge=1, description="dfmf: width of the deep fusion's hidden layer")
+    layers: int = Field(default=2, ge=0, description="gcn: graph convolutions over the item-item graph")
+    neighbours: int = Field(default=10, ge=1, description="gcn: nearest items of every item in its graph")
+    graph: Literal["content", "learned", "both"] = Field(
+        default="content", description="gcn: nearest items by content, by the one-shot co-occurrence, or both"
+    )
+    similarity: Literal["dot", "cosine"] = Field(
+        default="dot", description="how a state meets an item; cosine is divided by `temperature`"
+    )
+    temperature: float = Field(default=0.15, gt=0, description="cosine similarity only")
 
 
 class TrainingSection(_Section):
     """What a device does in a round."""
 
-    objective: Literal["softmax", "sampled-softmax", "bpr", "bce"] = "softmax"
+    objective: Literal["default", "softmax", "sampled-softmax", "bpr", "bce", "mse"] = Field(
+        default="default", description="rank the next item, or (mse) predict its rating; 'default' is the model's own"
+    )
+    context: Literal["past", "others"] = Field(
+        default="past",
+        description="a target is told from the events before it, or (where order is not time) from all others",
+    )
     positions: int = Field(default=30, ge=1, description="positions of a history used as targets in one pass")
     negatives: int = Field(default=64, ge=1, description="sampled negatives per position (all objectives but softmax)")
     steps: int = Field(default=1, ge=1, description="local gradient steps a round")
     learning_rate: float = Field(default=1.0, gt=0, description="local step size")
+    negative_sampling: Literal["uniform", "popularity", "hard"] = Field(
+        default="uniform",
+        description="sampled negatives: uniform, by the model's own item biases, or the best-scored of 4 times as many",
+    )
     history_dropout: float = Field(default=0.2, ge=0, lt=1)
+    modality_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of (item, modality) pairs hidden in a step; ids count as one"
+    )
+    auxiliary_weight: float = Field(
+        default=0.1, ge=0, description="weight of public tasks (category, price band); taken by the coordinator"
+    )
+    pretraining: int | None = Field(
+        default=None,
+        ge=0,
+        description="steps of pre-training on the public catalogue; none: 300 under privacy, 0 without",
+    )
+    action_weight: float = Field(
+        default=0.1, ge=0, description="mmfnet: weight of predicting the next action (view, cart, buy), on the device"
+    )
+    rating_range: tuple[float, float] = Field(
+        default=(1.0, 5.0), description="mse: lowest and highest rating there is (public)"
+    )
     private_learning_rate: float = Field(default=0.1, gt=0, description="step size of the private user vector")
     engine: Literal["cohort", "reference"] = "cohort"
 
@@ -162,7 +201,9 @@ class FederationSection(_Section):
 
     rounds: int = Field(default=75, ge=1)
     cohort: int | None = Field(default=None, ge=1, description="planned users per round; none means everyone")
-    backend: Literal["inprocess", "ray"] = "inprocess"
+    backend: Literal["inprocess", "ray", "centralised"] = Field(
+        default="inprocess", description="where devices are simulated; centralised pools all data and federates nothing"
+    )
     nodes: int = Field(default=1, ge=1, description="how many nodes the users are spread over in a simulation")
     round_timeout: float = Field(default=600.0, gt=0, description="seconds to wait for a node")
     minimum_nodes: int = Field(default=1, ge=1, description="nodes that must be connected before training starts")
@@ -173,6 +214,30 @@ class FederationSection(_Section):
         default=None, description="which round becomes the model; none: best-validation without privacy, last with it"
     )
     server_optimiser: ServerOptimiserSection = ServerOptimiserSection()
+
+
+class OneShotSection(_Section):
+    """One federated sum before the first round: every device's banded item co-occurrence, of norm 1."""
+
+    enabled: bool = Field(default=False, description="ask every device once for its item co-occurrence")
+    decay: float = Field(default=0.9, gt=0, le=1, description="weight of a pair of items per event between them")
+    ridge: float = Field(default=2.0, gt=0, description="band-EASE: regularisation, in users")
+    history_decay: float = Field(default=0.9, gt=0, le=1, description="band-EASE: weight of an event per later event")
+    ensemble: float | None = Field(
+        default=None, ge=0, description="weight of band-EASE beside the model; none chooses it on validation"
+    )
+    teacher_steps: int = Field(
+        default=0, ge=0, description="steps in which band-EASE teaches the model before the first round"
+    )
+
+
+class CentralisedSection(_Section):
+    """The same model trained where all data lie in one place: what federation is compared with."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch: int = Field(default=64, ge=1, description="users in a step")
+    learning_rate: float = Field(default=0.003, gt=0, description="of Adam")
+    weight_decay: float = Field(default=1e-4, ge=0, description="L2, in Adam's gradient")
 
 
 class PrivacySection(_Section):
@@ -212,6 +277,11 @@ class EvaluationSection(_Section):
     metric: str = Field(default="ndcg@10", description="the validation metric that chooses the round")
     bootstrap: int = Field(default=1000, ge=0, description="resamples of the 95 % interval")
     protocol: Literal["full", "sampled@99", "paper-compat"] = "full"
+    popularity_discount: float = Field(
+        default=0.0,
+        ge=0,
+        description="re-ranking: taken off a score per unit of popularity, both standardised",
+    )
     baselines: tuple[str, ...] = ("random", "popularity")
 
 
@@ -224,8 +294,35 @@ class Config(_Section):
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
     federation: FederationSection = FederationSection()
+    one_shot: OneShotSection = OneShotSection()
+    centralised: CentralisedSection = CentralisedSection()
     privacy: PrivacySection = PrivacySection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _centralised_has_no_privacy(self) -> Config:
+        if self.federation.backend == "centralised":
+            if self.privacy.mode != "none":
+                raise ValueError("federation.backend = 'centralised' trains without privacy: set privacy.mode = 'none'")
+            if self.model.private_user_vector:
+                raise ValueError("federation.backend = 'centralised' has no devices: no model.private_user_vector")
+        return self
+
+    @model_validator(mode="after")
+    def _learned_graph_needs_the_one_shot_round(self) -> Config:
+        if self.model.name == "gcn" and self.model.graph != "content" and not self.one_shot.enabled:
+            raise ValueError(f"model.graph = {self.model.graph!r} needs one_shot.enabled = true")
+        return self
+
+    @property
+    def planned_rounds(self) -> int:
+        """Rounds of a federated run, epochs of a centralised one."""
+        return self.centralised.epochs if self.federation.backend == "centralised" else self.federation.rounds
+
+    @property
+    def validation_metric(self) -> str:
+        """What chooses the round; for ratings the (lowest) mean squared error."""
+        return "mse" if self.training.objective == "mse" else self.evaluation.metric
 
     @property
     def selection(self) -> Literal["last", "best-validation"]:

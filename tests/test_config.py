@@ -35,7 +35,12 @@ def other_value(key: str, info: Any) -> Any:
         if get_origin(kind) is Literal:
             return next(value for value in get_args(kind) if value != info.default)
     if get_origin(kind) is tuple:
-        return {"model.decays": [0.25], "evaluation.k": [5], "evaluation.baselines": ["ease"]}[key]
+        return {
+            "model.decays": [0.25],
+            "evaluation.k": [5],
+            "evaluation.baselines": ["ease"],
+            "training.rating_range": [0.0, 10.0],
+        }[key]
     if kind is bool:
         return not info.default
     if kind is int:

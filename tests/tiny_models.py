@@ -16,7 +16,7 @@ from mmfed.training.batch import Histories
 from mmfed.training.update import LocalWork
 
 ITEMS, DIMENSIONS = 40, 8
-WIDTHS = {"image": 5, "text": 3}
+WIDTHS = {"image": 5, "text": 3, "attributes": 4}
 
 
 def tiny_config(*overrides: str) -> Config:
@@ -33,14 +33,16 @@ def tiny_features(
         name: (generator.normal(size=(items, width)), generator.random(items) >= missing)
         for name, width in widths.items()
     }
-    return item_features(arrays, items)
+    labels = {"category": generator.random((items, 4)) < 0.4, "price_band": np.eye(3, dtype=bool)[np.arange(items) % 3]}
+    return item_features(arrays, items, labels)
 
 
 def tiny_model(
     config: Config, features: ItemFeatures | None = None, *, dtype: torch.dtype = torch.float64, seed: int = 1
 ) -> Recommender:
     """A model whose parameters are all away from zero, so that no gradient vanishes by symmetry."""
-    model = build_recommender(config.model, features or tiny_features(), seed=seed).to(dtype)
+    ratings = config.training.objective == "mse"
+    model = build_recommender(config.model, features or tiny_features(), seed=seed, ratings=ratings).to(dtype)
     model.features = model.features.to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -55,7 +57,9 @@ def histories_from(lists: Sequence[Sequence[int]], keys: Sequence[int] | None = 
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     items = np.array([item for one in lists for item in one], dtype=np.int64)
     named = np.arange(1, len(lists) + 1) * 7_919 if keys is None else np.array(keys)
-    return Histories(named.astype(np.uint64), indptr, items)
+    # Every third event is unrated; actions go round.
+    values = np.where(np.arange(len(items)) % 3 == 2, np.nan, 1.0 + np.arange(len(items)) * 7 % 5)
+    return Histories(named.astype(np.uint64), indptr, items, values, np.arange(len(items)) % 4)
 
 
 def random_histories(lengths: Sequence[int], *, items: int = ITEMS, seed: int = 0) -> Histories:

@@ -25,7 +25,7 @@ def compare(
 
     With --resume finished runs are not repeated.
     """
-    from mmfed.cli.figures import say_promise, show_methods
+    from mmfed.cli.figures import say_promise, show_methods, show_ratings
     from mmfed.cli.progress import RunProgress
     from mmfed.config import build_config, read_scenario
     from mmfed.simulation.run_folders import put_aside
@@ -50,7 +50,10 @@ def compare(
         f"means over seeds {', '.join(map(str, table['seeds']))} with 95 % intervals.\n"
     )
     show_methods(table["methods"])
-    for one in table["methods"]:
+    if table["ratings"]:
+        say("\nRatings")
+        show_ratings(table["ratings"])
+    for one in [*table["methods"], *table["ratings"]]:
         if one["privacy"] is not None:
             say(f"\n{one['name']} (worst seed):")
             say_promise(one["privacy"])

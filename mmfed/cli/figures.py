@@ -52,6 +52,19 @@ def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
             say(f"{one['name']}: {one['kind']}")
 
 
+def show_ratings(methods: Sequence[Mapping[str, Any]]) -> None:
+    """Method × rating metric with 95 % intervals."""
+    narrow = is_narrow()
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
+    for title in ("method", "MSE", "RMSE", "MAE", "PCC", "ε\n(unit)"):
+        table.add_column(title, no_wrap=title != "method")
+    for one in methods:
+        figures = [Text(figure(one["metrics"].get(name), narrow=narrow)) for name in ("mse", "rmse", "mae", "pcc")]
+        spent = Text(_spent(one.get("privacy")))
+        table.add_row(Text(str(one["name"])), *figures, spent, style="bold" if one.get("federated") else "")
+    show(table)
+
+
 _UNITS = {"user-central": "one user", "record": "one window,\nworst device"}
 
 
@@ -96,7 +109,10 @@ def show_results(results: Mapping[str, Any]) -> None:
     )
     say("")
     promised = [one | {"privacy": results["privacy"]} if one["federated"] else one for one in results["methods"]]
-    show_methods(promised)
+    if any("mse" in one["metrics"] for one in promised):
+        show_ratings(promised)
+    else:
+        show_methods(promised)
     say("")
     say_promise(results["privacy"])
     for note in results["notes"]:

@@ -16,6 +16,7 @@ import typer.main
 from mmfed import __version__
 from mmfed.cli import (
     audit,
+    behaviour,
     compare,
     data,
     doctor,
@@ -58,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (simulate, evaluate, recommend, compare, report, audit):
+for command in (simulate, evaluate, recommend, compare, report, audit, behaviour):
     command.add_to(app)
 app.add_typer(privacy.app)
 app.add_typer(data.app)

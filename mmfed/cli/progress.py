@@ -91,8 +91,8 @@ class RunProgress:
 
     def round(self, record: RoundRecord, epsilon: float | None) -> None:
         """A round is done."""
-        total = self._config.federation.rounds if self._config else record.round
-        metric = self._config.evaluation.metric if self._config else "ndcg@10"
+        total = self._config.planned_rounds if self._config else record.round
+        metric = self._config.validation_metric if self._config else "ndcg@10"
         validation = record.validation
         if validation:
             self._validated = f"{metric} {validation.get(metric, next(iter(validation.values()))):.4f}"

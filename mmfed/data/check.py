@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from mmfed.config import DataSection
 from mmfed.data.findings import LISTED, Finding, Findings
 from mmfed.data.pictures import picture_fault
 from mmfed.data.preprocess import clean, price_outliers
+from mmfed.data.recordings import sound_fault, video_fault
 from mmfed.data.schema import Shop
 from mmfed.data.sources.table import read_table
 from mmfed.data.twins import item_twins
@@ -42,8 +43,8 @@ class CheckReport:
 def check_shop(folder: Path, section: DataSection | None = None) -> CheckReport:
     """Validate a folder in the table format; collects all faults and raises none.
 
-    The errors are those ``load_shop`` raises, in the same words. The contents of pictures and look-alike items are
-    examined here only.
+    The errors are those ``load_shop`` raises, in the same words. The contents of pictures, sound and video files
+    and look-alike items are examined here only.
 
     Args:
         section: the cleaning to try (``repeats``, ``minimum_value``); None takes the defaults.
@@ -58,7 +59,8 @@ def check_shop(folder: Path, section: DataSection | None = None) -> CheckReport:
     if shop is not None:
         _check_cleaning(shop, section, findings)
         _check_prices(shop, folder, findings)
-        _check_pictures(shop, folder, findings)
+        for files in _media(shop):
+            _check_media(files, folder, findings)
         _check_twins(shop, folder, findings)
     counts = {
         "users": 0 if shop is None else shop.interactions.user_count,
@@ -88,22 +90,43 @@ def _check_prices(shop: Shop, folder: Path, findings: Findings) -> None:
         findings.add("warning", _file(folder, "items"), what, "look at them: a point may be missing.", column="price")
 
 
-def _check_pictures(shop: Shop, folder: Path, findings: Findings) -> None:
+@dataclass(frozen=True)
+class _Media:
+    """Files of one column: how to examine one, and the words for findings."""
+
+    paths: tuple[Path | None, ...]
+    fault: Callable[[Path], str | None]
+    kind: str
+    lacking: str
+    package: str
+    extra: str
+
+
+def _media(shop: Shop) -> tuple[_Media, ...]:
+    catalogue = shop.catalogue
+    return (
+        _Media(catalogue.images, picture_fault, "pictures", "a picture", "Pillow", "vision"),
+        _Media(catalogue.audios, sound_fault, "sound files", "sound", "soundfile", "audio"),
+        _Media(catalogue.videos, video_fault, "video files", "video", "PyAV", "video"),
+    )
+
+
+def _check_media(media: _Media, folder: Path, findings: Findings) -> None:
     looked_at: dict[Path, str | None] = {}
     try:
-        for image in shop.catalogue.images:
-            if image is not None and image not in looked_at:
-                looked_at[image] = picture_fault(image)
+        for path in media.paths:
+            if path is not None and path not in looked_at:
+                looked_at[path] = media.fault(path)
     except ModuleNotFoundError:
-        what = "the pictures were not examined, since Pillow is not installed"
-        findings.add("warning", "media", what, "pip install 'mmfed[vision]'.")
+        what = f"the {media.kind} were not examined, since {media.package} is not installed"
+        findings.add("warning", "media", what, f"pip install 'mmfed[{media.extra}]'.")
         return
-    faulty = [(image, fault) for image, fault in looked_at.items() if fault]
-    for image, fault in faulty[:LISTED]:
-        name = str(image.relative_to(folder))
-        findings.add("warning", name, f"{fault}; the item counts as without a picture", "replace it.")
+    faulty = [(path, fault) for path, fault in looked_at.items() if fault]
+    for path, fault in faulty[:LISTED]:
+        name = str(path.relative_to(folder))
+        findings.add("warning", name, f"{fault}; the item counts as without {media.lacking}", "replace it.")
     if len(faulty) > LISTED:
-        findings.add("warning", "media", f"{len(faulty) - LISTED} more pictures cannot be used", "replace them.")
+        findings.add("warning", "media", f"{len(faulty) - LISTED} more {media.kind} cannot be used", "replace them.")
 
 
 def _check_twins(shop: Shop, folder: Path, findings: Findings) -> None:

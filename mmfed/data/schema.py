@@ -78,6 +78,7 @@ class Catalogue:
         store: the seller; None when the shop has a single one.
         categorical, tags, numeric: further attribute columns by name (numeric: [items] float32, NaN where missing).
         features: modalities the shop delivers as numbers already, by modality name ("image", "audio", ...).
+        audios, videos: path of the item's sound and video file, None where it has none; empty: no item has any.
     """
 
     item_ids: tuple[str, ...]
@@ -91,6 +92,8 @@ class Catalogue:
     tags: Mapping[str, Tags] = field(default_factory=dict)
     numeric: Mapping[str, FloatArray] = field(default_factory=dict)
     features: Mapping[str, Features] = field(default_factory=dict)
+    audios: tuple[Path | None, ...] = ()
+    videos: tuple[Path | None, ...] = ()
 
     @property
     def size(self) -> int:

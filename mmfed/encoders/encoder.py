@@ -84,8 +84,8 @@ def text_inputs(titles: Sequence[str | None], texts: Sequence[str | None], item_
     return ItemInputs(inputs=joined, digests=digests, labels=tuple(item_ids))
 
 
-def picture_inputs(paths: Sequence[Path | None]) -> ItemInputs[Path]:
-    """The picture of every item, fingerprinted by the bytes of its file."""
+def file_inputs(paths: Sequence[Path | None]) -> ItemInputs[Path]:
+    """The picture, sound or video file of every item, fingerprinted by its bytes."""
     digests = tuple(_NOTHING if path is None else _file_digest(path) for path in paths)
     return ItemInputs(inputs=tuple(paths), digests=digests, labels=tuple("" if p is None else p.name for p in paths))
 

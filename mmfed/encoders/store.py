@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,13 @@ from mmfed.config import EncoderSection, FeaturesSection
 from mmfed.data.schema import Catalogue, Features
 from mmfed.encoders.attributes import attribute_features
 from mmfed.encoders.cache import CachedFeatures, cached_features, default_cache
-from mmfed.encoders.encoder import picture_inputs, text_inputs
+from mmfed.encoders.encoder import FrozenEncoder, ItemInputs, file_inputs, text_inputs
 from mmfed.encoders.reduce import fit_reduction
 
 ModalityProgress = Callable[[str, int, int], None]
 
 _NAMED = 20  # unreadable inputs named one by one before the rest is only counted
+_NOTHING = {"image": "a picture", "text": "a title or text", "audio": "a sound file", "video": "a video file"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +81,9 @@ def _raw(
     if settings.encoder == "none":
         notes.append(f"{modality}: the encoder is 'none' and the shop delivers no numbers; left out.")
         return None
-    if modality == "attributes":
-        features = attribute_features(catalogue)
-    elif modality in ("image", "text"):
+    if modality != "attributes":
         return _encoded(catalogue, section, modality, settings, progress, notes)
-    else:
-        notes.append(f"{modality}: the shop delivers no {modality} features; left out.")
-        return None
+    features = attribute_features(catalogue)
     if not features.present.any():
         notes.append(f"{modality}: no item has any; left out.")
         return None
@@ -104,30 +102,37 @@ def _encoded(
         if progress is not None:
             progress(modality, done, total)
 
+    inputs = _inputs(catalogue, modality)
+    if not inputs.rows():
+        notes.append(f"{modality}: no item has {_NOTHING[modality]}; left out.")
+        return None
     folder = section.cache or default_cache()
-    if modality == "image":
-        pictures = picture_inputs(catalogue.images)
-        if not pictures.rows():
-            notes.append("image: no item has a picture; left out.")
-            return None
-        from mmfed.encoders.image import ImageEncoder
-
-        encoder = ImageEncoder(settings.encoder, settings.weights, batch=section.batch)
-        found, labels = cached_features(folder, modality, encoder, pictures, report), pictures.labels
-    else:
-        texts = text_inputs(catalogue.titles, catalogue.texts, catalogue.item_ids)
-        if not texts.rows():
-            notes.append("text: no item has a title or text; left out.")
-            return None
-        from mmfed.encoders.text import TextEncoder
-
-        encoder = TextEncoder(settings.encoder, settings.weights, batch=section.batch)
-        found, labels = cached_features(folder, modality, encoder, texts, report), texts.labels
-    _note_faults(modality, found, labels, folder, notes)
+    encoder = _encoder(modality, settings, section.batch)
+    found = cached_features(folder, modality, encoder, inputs, report)
+    _note_faults(modality, found, inputs.labels, folder, notes)
     if not found.features.present.any():
         notes.append(f"{modality}: nothing could be read; left out.")
         return None
     return found.features
+
+
+def _inputs(catalogue: Catalogue, modality: str) -> ItemInputs[Any]:
+    """What the encoder of a modality reads, per item."""
+    if modality == "text":
+        return text_inputs(catalogue.titles, catalogue.texts, catalogue.item_ids)
+    return file_inputs({"image": catalogue.images, "audio": catalogue.audios, "video": catalogue.videos}[modality])
+
+
+def _encoder(modality: str, settings: EncoderSection, batch: int) -> FrozenEncoder[Any]:
+    if modality == "image":
+        from mmfed.encoders.image import ImageEncoder as Encoder
+    elif modality == "text":
+        from mmfed.encoders.text import TextEncoder as Encoder
+    elif modality == "audio":
+        from mmfed.encoders.audio import AudioEncoder as Encoder
+    else:
+        from mmfed.encoders.video import VideoEncoder as Encoder
+    return Encoder(settings.encoder, settings.weights, batch=batch)
 
 
 def _note_faults(modality: str, found: CachedFeatures, labels: tuple[str, ...], folder: Path, notes: list[str]) -> None:

@@ -86,7 +86,7 @@ def combine_seeds(results: Sequence[RankingResult], *, resamples: int = 1000, se
         return results[0]
     shared = [name for name in results[0].per_user if all(name in other.per_user for other in results)]
     stacked = {name: np.stack([result.per_user[name] for result in results]) for name in shared}
-    metrics = dict(_crossed_bootstrap(stacked, resamples, seed))
+    metrics = dict(_crossed_bootstrap(stacked, resamples, seed)) if stacked else {}
     for name in results[0].metrics:
         if name not in metrics and all(name in other.metrics for other in results):
             metrics[name] = _between_and_within([result.metrics[name] for result in results])
@@ -137,7 +137,9 @@ def _between_and_within(estimates: Sequence[Estimate]) -> Estimate:
     if len(within) < len(errors):
         return Estimate(mean, users=users, reason="a run has no interval")
     half = NORMAL_95 * math.sqrt(float(np.mean(np.square(within))) + float(means.var(ddof=1)) / len(means))
-    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), users)
+    highest = max(1.0, *(one.high for one in estimates if one.high is not None), mean)
+    lowest = min(0.0, *(one.low for one in estimates if one.low is not None), mean)
+    return Estimate(mean, max(lowest, mean - half), min(highest, mean + half), users)
 
 
 def _same_ground(results: Sequence[RankingResult]) -> None:

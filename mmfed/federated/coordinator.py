@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
+from functools import partial
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import faults, tasks, wire
+from mmfed.federated.one_shot import band_ease, collect_one_shot, use_one_shot
 from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.progress import Observer, Progress
 from mmfed.federated.release import Release
@@ -30,6 +32,8 @@ from mmfed.privacy.ledger import Ledger, header_for
 from mmfed.privacy.mechanisms import GaussianMechanism, SecureNoise, SeededNoise
 from mmfed.privacy.units import default_delta, guarantee_for
 from mmfed.records import RunFolder, write_text
+from mmfed.training.public import pretrained, pretraining_steps, public_update
+from mmfed.training.teacher import taught
 from mmfed.types import IntArray
 
 ENROLMENT_POLL = 0.5  # seconds between looks for nodes
@@ -77,8 +81,27 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     by_mode = config.privacy.mode != "none"
     everywhere = by_mode if section.global_second_moment is None else section.global_second_moment
     optimiser = ServerOptimiser(section, global_second_moment=everywhere)
-    parameters: Mapping[str, Tensor] = {name: value.detach() for name, value in model.shared_parameters().items()}
-    if progress.tensors:
+    teacher = None
+    if config.one_shot.enabled:
+        cooccurrence = collect_one_shot(
+            grid,
+            config,
+            run,
+            key,
+            run_id=run_id,
+            nodes=nodes,
+            catalogue=workspace.features.digest,
+            item_count=model.item_count,
+        )
+        teacher = band_ease(cooccurrence, config)
+        use_one_shot(model, teacher, config)
+    parameters: Mapping[str, Tensor] = {}
+    if not progress.tensors:
+        steps = pretraining_steps(config.training.pretraining, private=by_mode, content=bool(model.features.names))
+        parameters = pretrained(model, steps=steps, seed=config.run.seed)
+        if teacher is not None and config.one_shot.teacher_steps:
+            parameters = taught(model, parameters, teacher, steps=config.one_shot.teacher_steps, seed=config.run.seed)
+    else:
         parameters = {name: progress.tensors[f"model.{name}"] for name in shapes}
         optimiser.restore(
             {name[10:]: value for name, value in progress.tensors.items() if name.startswith("optimiser.")}
@@ -100,6 +123,8 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
             optimiser=optimiser,
             noise_multiplier=sigma or 0.0,
             after_round=after_round,
+            public=model.public_tensors(),
+            public_update=partial(public_update, model, training=config.training),
         )
         if not progress.stopped:
             strategy.start(

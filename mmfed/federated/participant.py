@@ -25,9 +25,11 @@ from mmfed.federated.device_account import DeviceAccount
 from mmfed.federated.device_policy import check_policy
 from mmfed.federated.device_store import DeviceStore
 from mmfed.federated.faults import faults_as_replies
+from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.models.base import Recommender
 from mmfed.training.cohort import train_cohort
+from mmfed.training.cooccurrence import banded_cooccurrence, packed
 from mmfed.training.record import train_user_privately, windows
 from mmfed.training.reference import train_users
 from mmfed.training.update import CohortUpdate, LocalWork
@@ -54,9 +56,17 @@ def client_app(state_folder: Path | None = None) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         node, task = _node(message, context, state_folder)
         _, arrays = tasks.read_task(message.content)
-        update = node.train(task, wire.decode(arrays, node.shapes))
+        update = node.train(task, wire.decode(arrays, node.shapes | wire.public_shapes(node.model)))
         encoded = wire.encode(update.total, node.shapes, dtype=np.float64)
         return Message(tasks.training_reply(encoded, update.realised), reply_to=message)
+
+    @app.train("one_shot")
+    @faults_as_replies
+    def one_shot(message: Message, context: Context) -> Message:
+        node, task = _node(message, context, state_folder)
+        shapes = one_shot_shapes(node.model.item_count)
+        encoded = wire.encode(node.cooccurrence(task), shapes, dtype=np.float64)
+        return Message(tasks.training_reply(encoded, len(task.users)), reply_to=message)
 
     return app
 
@@ -89,24 +99,10 @@ class Node:
         Raises:
             MmfedError: the coordinator holds another catalogue, or asks for users who are not here.
         """
-        if task.catalogue != self.workspace.features.digest:
-            raise MmfedError(
-                ExitCode.FEDERATION,
-                "the coordinator's catalogue features differ from this node's (digests do not match).",
-                "give every party the same catalogue and encoders (special features for one device are caught).",
-            )
-        position = {int(key): index for index, key in enumerate(self.keys)}
-        unknown = [key for key in task.users.tolist() if key not in position]
-        if unknown or len(set(task.users.tolist())) != len(task.users):
-            raise MmfedError(
-                ExitCode.FEDERATION,
-                f"round {task.round_number}: the coordinator asked for users not on this node, or for one twice.",
-                "restart the run, so that users enrol again.",
-            )
-        chosen = self.users[[position[key] for key in task.users.tolist()]]
+        chosen = self._chosen(task)
         with torch.no_grad():
-            for name, parameter in self.model.shared_parameters().items():
-                parameter.copy_(parameters[name])
+            for name, tensor in (self.model.shared_parameters() | self.model.public_tensors()).items():
+                tensor.copy_(parameters[name])
         config = task.config
         work = LocalWork(
             training=config.training, privacy=config.privacy, seed=config.run.seed, round_number=task.round_number
@@ -123,6 +119,36 @@ class Node:
         if store is not None:
             store.put(self._place(chosen), task.round_number, update.user_vectors.numpy())
         return update
+
+    def cooccurrence(self, task: tasks.Task) -> dict[str, Tensor]:
+        """The one-shot sum over the chosen users of this node, packed.
+
+        Raises:
+            MmfedError: as ``train``; or the run promises privacy, which this sum alone does not keep.
+        """
+        chosen = self._chosen(task)
+        items = self.model.item_count
+        check_one_shot(task.config, items)
+        total = banded_cooccurrence(self.workspace.histories.take(chosen), items, decay=task.config.one_shot.decay)
+        return {"cooccurrence": torch.from_numpy(packed(total))}
+
+    def _chosen(self, task: tasks.Task) -> IntArray:
+        """Indices of the users a task asks for."""
+        if task.catalogue != self.workspace.features.digest:
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                "the coordinator's catalogue features differ from this node's (digests do not match).",
+                "give every party the same catalogue and encoders (special features for one device are caught).",
+            )
+        position = {int(key): index for index, key in enumerate(self.keys)}
+        unknown = [key for key in task.users.tolist() if key not in position]
+        if unknown or len(set(task.users.tolist())) != len(task.users):
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                f"round {task.round_number}: the coordinator asked for users not on this node, or for one twice.",
+                "restart the run, so that users enrol again.",
+            )
+        return self.users[[position[key] for key in task.users.tolist()]]
 
     def _train_records(self, chosen: IntArray, work: LocalWork, task: tasks.Task) -> CohortUpdate:
         """Record-level privacy: every user trains, adds noise and charges the own ledger before the update leaves."""

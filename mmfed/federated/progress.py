@@ -77,11 +77,12 @@ class Progress:
         """Validate, checkpoint and report a round; True when training should stop early."""
         number = state.record.round
         section = self.config.evaluation
-        due = number % section.every == 0 or number == self.config.federation.rounds
+        due = number % section.every == 0 or number == self.config.planned_rounds
         validation = observer.validate(number, state.parameters) if observer is not None and due else None
         model = {f"model.{name}": value for name, value in state.parameters.items()}
         if validation is not None:
-            value = validation[section.metric]
+            metric = self.config.validation_metric
+            value = -validation[metric] if metric == "mse" else validation[metric]
             if self.best_value is None or value > self.best_value:
                 self.best_round, self.best_value = number, value
                 save_checkpoint(self.run.checkpoints / BEST, model, {"round": number}, self.key)

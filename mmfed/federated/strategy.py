@@ -82,6 +82,9 @@ class CohortStrategy(Strategy):
         release: noise and charge (or neither, by mode).
         optimiser: turns mean updates into a model.
         noise_multiplier: record mode: σ the devices add.
+        public: what is sent beside the parameters and never comes back (``wire.public_shapes``).
+        public_update: what the coordinator adds to a mean update, given the round's parameters (auxiliary tasks on
+            public labels); nothing by default.
         after_round: called with each round's state; checkpoints, validates, reports. Returns True to stop early.
     """
 
@@ -97,6 +100,8 @@ class CohortStrategy(Strategy):
         optimiser: ServerOptimiser,
         noise_multiplier: float,
         after_round: Callable[[RoundState], bool],
+        public: Mapping[str, Tensor] | None = None,
+        public_update: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda parameters: {},
     ) -> None:
         self._config = config
         self._run_id = run_id
@@ -109,6 +114,8 @@ class CohortStrategy(Strategy):
         self._optimiser = optimiser
         self._noise_multiplier = noise_multiplier
         self._after_round = after_round
+        self._public_update = public_update
+        self._public = dict(public or {})
         self.population = sum(len(users) for users in self._nodes.values())
         self.rate = sampling_rate(config.federation.cohort, self.population)
         self._asked: dict[int, IntArray] = {}
@@ -230,14 +237,18 @@ class CohortStrategy(Strategy):
         result.arrays = initial_arrays
         for number in range(first_round, num_rounds + 1):
             started = time.perf_counter()
-            arrays = wire.encode(parameters, self._shapes)
+            everything = self._shapes | {name: tuple(value.shape) for name, value in self._public.items()}
+            arrays = wire.encode(dict(parameters) | self._public, everything)
             messages = list(self.configure_train(number, arrays, ConfigRecord(), grid))
             timeout = self._config.federation.round_timeout
             replies = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []
             mean, metrics = self.aggregate_train(number, replies)
             if mean is None or metrics is None:
                 raise MmfedError(ExitCode.FEDERATION, f"round {number} gave no update.", "continue with --resume.")
-            parameters = self._optimiser.step(parameters, wire.decode(mean, self._shapes))
+            update = wire.decode(mean, self._shapes)
+            for name, value in self._public_update(parameters).items():
+                update[name] = update[name] + value
+            parameters = self._optimiser.step(parameters, update)
             record = RoundRecord(
                 round=number,
                 planned=self.rate * self.population,

@@ -26,6 +26,11 @@ def shared_shapes(model: Recommender) -> Shapes:
     return {name: tuple(value.shape) for name, value in model.shared_parameters().items()}
 
 
+def public_shapes(model: Recommender) -> Shapes:
+    """Name and shape of what the coordinator sends beside the parameters; it never comes back."""
+    return {name: tuple(value.shape) for name, value in sorted(model.public_tensors().items())}
+
+
 def encode(tensors: Mapping[str, Tensor], shapes: Shapes, *, dtype: type[np.floating] = np.float32) -> ArrayRecord:
     """Tensors as a message record.
 

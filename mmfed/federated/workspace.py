@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from mmfed.config import Config, DataSection, FeaturesSection
+from mmfed.data.labels import public_labels
 from mmfed.data.load import load_shop
 from mmfed.data.schema import Interactions, Shop, Split
 from mmfed.data.split import no_split, split_shop
@@ -45,7 +46,7 @@ class Workspace:
     def item_features(self) -> ItemFeatures:
         """The catalogue as tensors."""
         modalities = {name: (one.values, one.present) for name, one in self.features.modalities.items()}
-        return item_features(modalities, self.shop.catalogue.size)
+        return item_features(modalities, self.shop.catalogue.size, public_labels(self.shop.catalogue))
 
     @cached_property
     def user_keys(self) -> IntArray:
@@ -59,12 +60,14 @@ class Workspace:
 
     def new_model(self) -> Recommender:
         """A freshly initialised model; the same on every node of a run."""
-        return build_recommender(self.config.model, self.item_features, seed=self.config.run.seed)
+        ratings = self.config.training.objective == "mse"
+        return build_recommender(self.config.model, self.item_features, seed=self.config.run.seed, ratings=ratings)
 
 
 def histories_of(interactions: Interactions, keys: IntArray) -> Histories:
     """Interactions as sequences named by user key."""
-    return Histories(keys, np.asarray(interactions.indptr, dtype=np.int64), interactions.items)
+    indptr = np.asarray(interactions.indptr, dtype=np.int64)
+    return Histories(keys, indptr, interactions.items, interactions.values, interactions.actions)
 
 
 def load_workspace(

@@ -1,36 +1,76 @@
-"""Attention fusion: a softmax over the modalities an item has weighs their projections."""
+"""Attention fusion: the user decides how much each modality of an item counts (``mmfnet``)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead, projection
+from mmfed.fusion.head import FusionHead
 
 
 class AttentionFusion(FusionHead):
-    """F = Σ_m a_m z_m · M, a = softmax over present modalities of ⟨z_m, w_m⟩ (``mmfnet`` without the user).
+    """score(u, j) = M_j · Σ_m a_m(u, j) ⟨u, z_jm⟩, a = softmax over present modalities of ⟨u, w_m⟩ + ⟨z_jm, k_m⟩.
 
-    An item without any modality gets the learned vector ``missing``. The weights are scaled by the number of present
-    modalities, so that with equal attention the result equals the sum that concatenation gives.
+    Additive attention (Bahdanau et al. 2015, without the tanh): the exponential factorises into a user and an item
+    part, so scores of all users and items are one matrix product and one division. M_j, the number of present
+    modalities, makes equal attention the same as concatenation. ``forward``, which has no user, attends by the item
+    part alone. An item without any modality gets the learned ``missing``.
     """
 
-    def __init__(self, widths: Mapping[str, int], dimensions: int, *, scale: float, generator: torch.Generator) -> None:
-        super().__init__(widths, dimensions)
-        self.project = nn.ParameterList(
-            [projection(width, dimensions, scale=scale, generator=generator) for width in widths.values()]
-        )
-        self.query = nn.Parameter(torch.zeros(len(widths), dimensions))
+    def __init__(
+        self,
+        widths: Mapping[str, int | None],
+        dimensions: int,
+        *,
+        scale: float,
+        generator: torch.Generator,
+        meets_user: bool = True,
+    ) -> None:
+        super().__init__(widths, dimensions, scale=scale, generator=generator, meets_user=meets_user)
+        self.user_query = nn.Parameter(torch.zeros(len(widths), dimensions)) if meets_user else None
+        self.item_query = nn.Parameter(torch.zeros(len(widths), dimensions))
         self.missing = nn.Parameter(torch.zeros(dimensions))
 
-    def forward(self, values: tuple[Tensor, ...], present: Tensor) -> Tensor:
+    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
         if not self.modalities:
             return self.missing.expand(present.shape[0], -1)
-        projected = torch.stack([value @ weight for value, weight in zip(values, self.project, strict=True)], dim=1)
-        logits = (projected * self.query).sum(-1)
-        weights = torch.softmax(logits.masked_fill(present == 0, -1e9), dim=1) * present
-        count = present.sum(1, keepdim=True)
-        fused = ((weights * count)[:, :, None] * projected).sum(1)
-        return fused + (count == 0) * self.missing
+        projected, weights, count = self._attended(values, present)
+        share = weights * count / weights.sum(1, keepdim=True).clamp_min(1e-30)
+        return (share[:, :, None] * projected).sum(1) + (count == 0) * self.missing
+
+    def table(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
+        """[items, (modalities + 1) · (d + 1)]: weighted vectors, then the weights they are divided by."""
+        if not self.modalities:
+            ones = present.new_ones(present.shape[0], 1)
+            return torch.cat([self.missing.expand(present.shape[0], -1), ones], dim=1)
+        projected, weights, count = self._attended(values, present)
+        empty = (count == 0).to(weights.dtype)
+        above = ((weights * count)[:, :, None] * projected).flatten(1)
+        return torch.cat([above, empty * self.missing, weights, empty], dim=1)
+
+    def query(self, states: Tensor) -> Tensor:
+        if self.user_query is None:
+            raise RuntimeError("built with meets_user=False")
+        logits = states @ self.user_query.T
+        shifted = torch.exp(logits - logits.amax(-1, keepdim=True)) if len(self.modalities) else logits
+        shifted = torch.cat([shifted, torch.ones_like(states[..., :1])], dim=-1)
+        above = (shifted[..., :, None] * states[..., None, :]).flatten(-2)
+        return torch.cat([above, shifted], dim=-1)
+
+    def score(self, queries: Tensor, table: Tensor) -> Tensor:
+        cut = (len(self.modalities) + 1) * self.dimensions
+        return (queries[..., :cut] @ table[:, :cut].T) / (queries[..., cut:] @ table[:, cut:].T).clamp_min(1e-30)
+
+    def score_rows(self, queries: Tensor, rows: Tensor) -> Tensor:
+        cut = (len(self.modalities) + 1) * self.dimensions
+        product = queries[..., None, :] * rows
+        return product[..., :cut].sum(-1) / product[..., cut:].sum(-1).clamp_min(1e-30)
+
+    def _attended(self, values: Sequence[Tensor], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projections [items, modalities, d], unnormalised weights [items, modalities], counts [items, 1]."""
+        projected = torch.stack(self.projected(values), dim=1)
+        logits = (projected * self.item_query).sum(-1).masked_fill(present == 0, -1e9)
+        weights = torch.exp(logits - logits.amax(1, keepdim=True)) * present
+        return projected, weights, present.sum(1, keepdim=True)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead, projection
+from mmfed.fusion.head import FusionHead
 
 
 class ConcatFusion(FusionHead):
     """A linear map of the concatenation, one block per modality; a missing block adds its learned substitute."""
 
-    def __init__(self, widths: Mapping[str, int], dimensions: int, *, scale: float, generator: torch.Generator) -> None:
-        super().__init__(widths, dimensions)
-        self.project = nn.ParameterList(
-            [projection(width, dimensions, scale=scale, generator=generator) for width in widths.values()]
-        )
+    def __init__(
+        self,
+        widths: Mapping[str, int | None],
+        dimensions: int,
+        *,
+        scale: float,
+        generator: torch.Generator,
+        meets_user: bool = True,
+    ) -> None:
+        super().__init__(widths, dimensions, scale=scale, generator=generator, meets_user=meets_user)
         self.missing = nn.Parameter(torch.zeros(len(widths), dimensions))
 
-    def forward(self, values: tuple[Tensor, ...], present: Tensor) -> Tensor:
+    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
         fused = (1 - present) @ self.missing
-        for column, (value, weight) in enumerate(zip(values, self.project, strict=True)):
-            fused = fused + present[:, column, None] * (value @ weight)
+        for column, projected in enumerate(self.projected(values)):
+            fused = fused + present[:, column, None] * projected
         return fused

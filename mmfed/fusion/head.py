@@ -1,9 +1,9 @@
-"""The contract of a fusion head, and the heads by name."""
+"""The contract of a fusion head."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,41 @@ from torch import Tensor, nn
 class FusionHead(nn.Module, ABC):
     """Projects each modality to ``dimensions`` and joins them; a missing modality is masked, never read as zeros.
 
+    ``forward`` gives one vector per item. A head that weighs modalities by the user joins them later, in the score: it
+    overrides ``table``, ``query`` and ``score``.
+
     Args:
-        widths: feature width of each modality, by name; the order is the order of the columns of ``present``.
+        widths: feature width of each modality, by name; the order is the order of the columns of ``present``. None
+            marks a modality that is a trained [items, dimensions] table already (item ids) and is not projected.
         dimensions: width of the fused vector.
+        scale: of the initial projections.
+        generator: of the initial weights.
+        meets_user: whether ``table``, ``query`` and ``score`` will be used; without, a head has no parameters for them.
     """
 
-    def __init__(self, widths: Mapping[str, int], dimensions: int) -> None:
+    def __init__(
+        self,
+        widths: Mapping[str, int | None],
+        dimensions: int,
+        *,
+        scale: float,
+        generator: torch.Generator,
+        meets_user: bool = True,
+    ) -> None:
         super().__init__()
+        self.meets_user = meets_user
         self.modalities = tuple(widths)
         self.dimensions = dimensions
+        self.project = nn.ParameterDict(
+            {
+                name: _projection(width, dimensions, scale=scale, generator=generator)
+                for name, width in widths.items()
+                if width is not None
+            }
+        )
 
     @abstractmethod
-    def forward(self, values: tuple[Tensor, ...], present: Tensor) -> Tensor:
+    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
         """Fuse.
 
         Args:
@@ -34,7 +57,30 @@ class FusionHead(nn.Module, ABC):
             [items, dimensions]
         """
 
+    def table(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
+        """[items, width] what ``score`` compares a query with; the fused vectors unless a head says otherwise."""
+        return self(values, present)
 
-def projection(width: int, dimensions: int, *, scale: float, generator: torch.Generator) -> nn.Parameter:
+    def query(self, states: Tensor) -> Tensor:
+        """[..., width] what ``score`` compares items with, from user states [..., dimensions]."""
+        return states
+
+    def score(self, queries: Tensor, table: Tensor) -> Tensor:
+        """[..., items] from queries [..., width] and a table [items, width]."""
+        return queries @ table.T
+
+    def score_rows(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """[..., candidates] from queries [..., width] and table rows [..., candidates, width]."""
+        return (queries[..., None, :] * rows).sum(-1)
+
+    def projected(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """One [items, dimensions] per modality."""
+        return [
+            value @ self.project[name] if name in self.project else value
+            for name, value in zip(self.modalities, values, strict=True)
+        ]
+
+
+def _projection(width: int, dimensions: int, *, scale: float, generator: torch.Generator) -> nn.Parameter:
     """A [width, dimensions] matrix that keeps lengths on average: entries N(0, scale² / dimensions)."""
     return nn.Parameter(torch.randn(width, dimensions, generator=generator) * (scale / dimensions**0.5))

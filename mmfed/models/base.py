@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Scope(StrEnum):
@@ -26,6 +27,19 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
+class ItemLabels:
+    """Public labels of the items, for auxiliary tasks.
+
+    Attributes:
+        targets: [items, classes] float, rows of known items sum to 1.
+        known: [items] float, 1 where the item has the label.
+    """
+
+    targets: Tensor
+    known: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class ItemFeatures:
     """The public catalogue as tensors.
 
@@ -33,11 +47,13 @@ class ItemFeatures:
         values: one [items, width] float tensor per modality, in a fixed order.
         names: the modality names, same order.
         present: [items, modalities] float, 1 where the item has the modality.
+        labels: public labels by name ("category", "price_band"); may be empty.
     """
 
     names: tuple[str, ...]
     values: tuple[Tensor, ...]
     present: Tensor
+    labels: Mapping[str, ItemLabels] = field(default_factory=dict)
 
     @property
     def item_count(self) -> int:
@@ -54,11 +70,20 @@ class ItemFeatures:
 
     def to(self, dtype: torch.dtype) -> ItemFeatures:
         """The same features in another precision."""
-        return ItemFeatures(self.names, tuple(value.to(dtype) for value in self.values), self.present.to(dtype))
+        labels = {name: ItemLabels(one.targets.to(dtype), one.known.to(dtype)) for name, one in self.labels.items()}
+        return ItemFeatures(self.names, tuple(value.to(dtype) for value in self.values), self.present.to(dtype), labels)
 
 
-def item_features(modalities: Mapping[str, tuple[np.ndarray, np.ndarray]], item_count: int) -> ItemFeatures:
-    """Pack modality arrays ([items, width] values, [items] presence) into tensors; absent rows become zeros."""
+def item_features(
+    modalities: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    item_count: int,
+    labels: Mapping[str, np.ndarray] | None = None,
+) -> ItemFeatures:
+    """Pack modality arrays ([items, width] values, [items] presence) into tensors; absent rows become zeros.
+
+    Args:
+        labels: [items, classes] bool by name; an all-false row is unknown, several labels share the weight.
+    """
     names = tuple(modalities)
     values = tuple(
         torch.from_numpy(np.where(present[:, None], value, 0).astype(np.float32))
@@ -66,15 +91,20 @@ def item_features(modalities: Mapping[str, tuple[np.ndarray, np.ndarray]], item_
     )
     columns = [np.asarray(present, dtype=np.float32) for _, present in modalities.values()]
     present = np.stack(columns, axis=1) if columns else np.zeros((item_count, 0), dtype=np.float32)
-    return ItemFeatures(names, values, torch.from_numpy(present))
+    packed = {}
+    for name, matrix in (labels or {}).items():
+        count = matrix.sum(1, keepdims=True)
+        targets = torch.from_numpy((matrix / np.maximum(count, 1)).astype(np.float32))
+        packed[name] = ItemLabels(targets, torch.from_numpy((count[:, 0] > 0).astype(np.float32)))
+    return ItemFeatures(names, values, torch.from_numpy(present), packed)
 
 
 class ItemTables(NamedTuple):
-    """What all users share in a round.
+    """What all users share in a round; widths are the model's own business.
 
     Attributes:
-        history: [items, d] what an item says about the person who touched it.
-        target: [items, d] what a state is compared with.
+        history: [items, width] what an item says about the person who touched it.
+        target: [items, width] what a state is compared with.
         bias: [items]
     """
 
@@ -91,14 +121,24 @@ class HistoryBatch(NamedTuple):
         known: [users, events] 1 where there is an event, 0 where padded.
         kept: [users, events] 1 where the event may enter a state (history dropout sets 0); never 1 where padded.
         positions: [users, states] int64; state p is formed from the events before index ``positions[u, p]``.
+        others: [users, states] 1 where a state is formed from all events but the one at its position instead.
         user_vectors: [users, d] the private vectors, zeros where the model has none.
+        ratings: [users, events] ratings as a share of the rating range, in [0, 1]; 0.5 where there is none.
     """
 
     items: Tensor
     known: Tensor
     kept: Tensor
     positions: Tensor
+    others: Tensor
     user_vectors: Tensor
+    ratings: Tensor
+
+
+def rating_shares(values: np.ndarray, low_high: tuple[float, float]) -> np.ndarray:
+    """Ratings as a share of their range, in [0, 1]; NaN stays NaN."""
+    low, high = low_high
+    return np.clip((values - low) / (high - low), 0.0, 1.0)
 
 
 class Recommender(nn.Module, ABC):
@@ -106,25 +146,41 @@ class Recommender(nn.Module, ABC):
 
     Args:
         features: the public catalogue; kept outside the module's parameters, so it is never sent.
-        dimensions: width of states and item vectors.
+        dimensions: width of private user vectors.
+
+    Attributes:
+        default_objective: what ``training.objective = "default"`` takes.
+        ratings: whether it predicts ratings instead of ranking.
     """
+
+    default_objective: ClassVar[str] = "softmax"
 
     def __init__(self, features: ItemFeatures, dimensions: int) -> None:
         super().__init__()
         self.features = features
         self.dimensions = dimensions
+        self.ratings = False
 
     @property
     def item_count(self) -> int:
         return self.features.item_count
 
+    @property
+    def modality_columns(self) -> int:
+        """Columns of the masks that ``item_tables`` takes."""
+        return len(self.features.names)
+
     @abstractmethod
-    def item_tables(self) -> ItemTables:
-        """Tables of the whole catalogue."""
+    def item_tables(self, mask: Tensor | None = None) -> ItemTables:
+        """Tables of the whole catalogue.
+
+        Args:
+            mask: [items, modality_columns] 0 hides a modality of an item (modality dropout); None hides nothing.
+        """
 
     @abstractmethod
     def user_states(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
-        """States [users, states, d] of the batch's positions, from its history vectors [users, events, d]."""
+        """States [users, states, width] of the batch's positions, from history vectors [users, events, width]."""
 
     def score(self, states: Tensor, tables: ItemTables) -> Tensor:
         """Scores [users, states, items] of every item for every state."""
@@ -132,12 +188,23 @@ class Recommender(nn.Module, ABC):
 
     def score_candidates(self, states: Tensor, tables: ItemTables, candidates: Tensor) -> Tensor:
         """Scores [users, states, candidates] of chosen items only; ``candidates`` holds item indices."""
-        return (states[:, :, None, :] * tables.target[candidates]).sum(-1) + tables.bias[candidates]
+        return (states[:, :, None, :] * functional.embedding(candidates, tables.target)).sum(-1) + tables.bias[
+            candidates
+        ]
 
-    def auxiliary_losses(self, tables: ItemTables) -> dict[str, Tensor]:
-        """Further losses by task name, computed from public labels; empty for single-task models."""
-        del tables
+    def rating(self, scores: Tensor) -> Tensor:
+        """Scores as ratings, as a share of the rating range."""
+        return torch.sigmoid(scores)
+
+    def auxiliary_losses(self, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Further losses by task name, computed from public labels alone; empty for single-task models."""
+        del mask
         return {}
+
+    def action_logits(self, states: Tensor, tables: ItemTables, items: Tensor) -> Tensor | None:
+        """[users, states, actions] what the person does with ``items`` [users, states]; None without that task."""
+        del states, tables, items
+        return None
 
     def scopes(self) -> dict[str, Scope]:
         """Scope of every parameter; parameters of a user's own are declared private here."""
@@ -151,6 +218,10 @@ class Recommender(nn.Module, ABC):
             for name, parameter in sorted(self.named_parameters(), key=lambda item: item[0])
             if scopes.get(name) is Scope.SHARED
         }
+
+    def public_tensors(self) -> dict[str, Tensor]:
+        """What the coordinator makes and sends with the parameters, and no device changes or returns; by name."""
+        return dict(self.named_buffers())
 
     def forward(self, batch: HistoryBatch) -> Tensor:
         """Scores [users, states, items] from histories."""

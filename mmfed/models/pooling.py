@@ -37,10 +37,8 @@ class HistoryPooling(nn.Module):
         Returns:
             [users, states, d]
         """
-        events = torch.arange(vectors.shape[1], device=vectors.device)
-        age = batch.positions[:, :, None] - 1 - events
-        before = ((age >= 0) & (age < self.history)) * batch.kept[:, None, :]
-        age = age.clamp_min(0).to(vectors.dtype)
+        before = self.before(batch)
+        age = self._age(batch).clamp_min(0).to(vectors.dtype) * (1 - batch.others[:, :, None])
         states = vectors.new_zeros(())
         for decay, mix in zip(self.decays, self.mix, strict=True):
             weights = before * decay**age
@@ -48,3 +46,13 @@ class HistoryPooling(nn.Module):
             pooled = weights @ vectors / total.clamp_min(1e-12) ** 0.75
             states = states + pooled @ mix
         return states
+
+    def before(self, batch: HistoryBatch) -> Tensor:
+        """[users, states, events] 1 where an event enters the state of a position."""
+        age = self._age(batch)
+        past = (age >= 0) & (age < self.history)
+        return torch.where(batch.others[:, :, None] > 0, age != -1, past) * batch.kept[:, None, :]
+
+    def _age(self, batch: HistoryBatch) -> Tensor:
+        """[users, states, events] events between an event and a position; negative from the position on."""
+        return batch.positions[:, :, None] - 1 - torch.arange(batch.items.shape[1], device=batch.items.device)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from mmfed.models.base import HistoryBatch, Recommender
+from mmfed.models.base import HistoryBatch, Recommender, rating_shares
 from mmfed.types import FloatArray, IntArray
 
 
@@ -18,6 +19,8 @@ class ItemLists(Protocol):
     def indptr(self) -> IntArray: ...
     @property
     def items(self) -> IntArray: ...
+    @property
+    def values(self) -> FloatArray: ...
 
 
 class ModelScorer:
@@ -27,37 +30,84 @@ class ModelScorer:
         model: the recommender.
         history: what each user did up to the moment of the recommendation.
         user_vectors: [users, d] private vectors; None for models without.
+        rating_range: lowest and highest rating; used by models that predict ratings.
+        hidden: modalities (by name, or "id") that are treated as missing from every item.
         block: users at a time.
     """
 
     def __init__(
-        self, model: Recommender, history: ItemLists, *, user_vectors: FloatArray | None = None, block: int = 64
+        self,
+        model: Recommender,
+        history: ItemLists,
+        *,
+        user_vectors: FloatArray | None = None,
+        rating_range: tuple[float, float] = (1.0, 5.0),
+        hidden: Sequence[str] = (),
+        block: int = 64,
     ) -> None:
         self._model = model
         self._history = history
         self._vectors = user_vectors
+        self._range = rating_range
         self._block = block
         with torch.inference_mode():
-            self._tables = model.item_tables()
+            self._tables = model.item_tables(_without(model, hidden) if hidden else None)
 
     def __call__(self, users: IntArray) -> FloatArray:
         """[users, items] scores, float32."""
         parts = [self._scores(users[start : start + self._block]) for start in range(0, len(users), self._block)]
         return np.concatenate(parts) if parts else np.zeros((0, self._model.item_count), dtype=np.float32)
 
+    def ratings(self, users: IntArray, items: IntArray) -> FloatArray:
+        """[pairs] predicted ratings of users [pairs] for items [pairs], in the rating range."""
+        low, high = self._range
+        found = np.zeros(len(users), dtype=np.float64)
+        for start in range(0, len(users), self._block):
+            part = slice(start, start + self._block)
+            with torch.inference_mode():
+                states = self._states(users[part])
+                chosen = torch.from_numpy(np.asarray(items[part], dtype=np.int64))[:, None, None]
+                shares = self._model.rating(self._model.score_candidates(states, self._tables, chosen))
+            found[part] = low + (high - low) * shares[:, 0, 0].numpy().clip(0.0, 1.0)
+        return found
+
     def _scores(self, users: IntArray) -> FloatArray:
+        with torch.inference_mode():
+            return self._model.score(self._states(users), self._tables)[:, 0].numpy()
+
+    def _states(self, users: IntArray) -> torch.Tensor:
+        """[users, 1, width] states after the whole history."""
         starts, ends = self._history.indptr[users], self._history.indptr[np.asarray(users) + 1]
         lengths = ends - starts
         longest = max(int(lengths.max(initial=0)), 1)
         known = np.arange(longest) < lengths[:, None]
         items = np.zeros((len(users), longest), dtype=np.int64)
         items[known] = np.concatenate([self._history.items[a:b] for a, b in zip(starts, ends, strict=True)])
-        with torch.inference_mode():
-            dtype = self._tables.bias.dtype
-            mask = torch.from_numpy(known).to(dtype)
-            vectors = torch.zeros(len(users), self._model.dimensions, dtype=dtype)
-            if self._vectors is not None:
-                vectors = torch.from_numpy(self._vectors[users]).to(dtype)
-            batch = HistoryBatch(torch.from_numpy(items), mask, mask, torch.from_numpy(lengths)[:, None], vectors)
-            states = self._model.user_states(self._tables.history[batch.items], batch)
-            return self._model.score(states, self._tables)[:, 0].numpy()
+        ratings = np.full(items.shape, 0.5)
+        if self._model.ratings:
+            given = [self._history.values[a:b] for a, b in zip(starts, ends, strict=True)]
+            ratings[known] = np.nan_to_num(rating_shares(np.concatenate(given), self._range), nan=0.5)
+        dtype = self._tables.bias.dtype
+        mask = torch.from_numpy(known).to(dtype)
+        vectors = torch.zeros(len(users), self._model.dimensions, dtype=dtype)
+        if self._vectors is not None:
+            vectors = torch.from_numpy(self._vectors[users]).to(dtype)
+        batch = HistoryBatch(
+            items=torch.from_numpy(items),
+            known=mask,
+            kept=mask,
+            positions=torch.from_numpy(lengths)[:, None],
+            others=torch.zeros(len(users), 1, dtype=dtype),
+            user_vectors=vectors,
+            ratings=torch.from_numpy(ratings).to(dtype),
+        )
+        return self._model.user_states(self._tables.history[batch.items], batch)
+
+
+def _without(model: Recommender, hidden: Sequence[str]) -> torch.Tensor:
+    """[items, modality_columns] 0 in the columns of the hidden modalities."""
+    mask = torch.ones(model.item_count, model.modality_columns, dtype=model.features.present.dtype)
+    columns = (*model.features.names, "id")[: model.modality_columns]
+    for name in hidden:
+        mask[:, columns.index(name)] = 0
+    return mask

@@ -43,7 +43,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     open_ks = {one for one in ks if any(metric_rows(_published(comparison), k=one))}
     promises = [
         (shorten(method_name(one), LONGEST_NAME), statement_words(mapping(one["privacy"])))
-        for one in ours
+        for one in [*ours, *mappings(comparison.get("ratings"))]
         if isinstance(one.get("privacy"), Mapping)
     ]
     shown_differences = _difference_metrics(ours, k)
@@ -62,6 +62,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         table_note=_table_note(comparison),
         difference_labels=[info_of(name).label for name in shown_differences],
         differences=_differences(ours, shown_differences),
+        ratings=metric_table(mappings(comparison.get("ratings")), None) if comparison.get("ratings") else None,
         notes=[shorten(one, 600) for one in dict.fromkeys(strings(comparison.get("notes")))],
     )
 
@@ -70,7 +71,8 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     """The comparison as a Markdown page: privacy first, then one table for every list length and group."""
     ours = mappings(comparison.get("methods"))
     methods = [*ours, *_published(comparison)]
-    promised = [one for one in ours if isinstance(one.get("privacy"), Mapping)]
+    rating = mappings(comparison.get("ratings"))
+    promised = [one for one in [*ours, *rating] if isinstance(one.get("privacy"), Mapping)]
     protected = sum(mapping(one["privacy"]).get("mode") != "none" for one in promised)
     lines = [_headline(len(promised), protected), "", f"# {markdown_text(_name(comparison))}", ""]
     lines += [markdown_text(_subtitle(comparison)), ""]
@@ -81,6 +83,9 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
         for group in metric_table(methods, k).groups:
             measured = [methods[place] for place in group.places]
             lines += [f"### {group.name}", "", markdown_table(measured, [row.metric for row in group.rows])]
+    if rating:
+        lines += ["## Ratings", "", "Every rated test interaction; means with their 95 % interval.", ""]
+        lines += [markdown_table(rating, ["mse", "rmse", "mae", "pcc"])]
     lines += [markdown_text(_table_note(comparison)), ""]
     if promised:
         lines += ["## Privacy", ""]

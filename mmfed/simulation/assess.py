@@ -7,14 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfed.data.schema import Categorical, Interactions, Tags
+from mmfed.data.labels import category_matrix
+from mmfed.data.schema import Interactions
+from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.protocol import ScoreFunction, tie_keys
 from mmfed.evaluation.ranking import evaluate_ranking
+from mmfed.evaluation.rating import evaluate_rating
 from mmfed.evaluation.result import RankingResult
 from mmfed.federated.workspace import Workspace
 from mmfed.models.baselines.base import KIND_NOTES
+from mmfed.models.baselines.ratings import DampedMeans, GlobalMean
 from mmfed.models.baselines.registry import build_baseline
-from mmfed.types import BoolArray, FloatArray
+from mmfed.types import FloatArray, IntArray
+
+RatingFunction = Callable[[IntArray, IntArray], FloatArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,7 @@ def assess(workspace: Workspace, score: ScoreFunction, *, seed: int | None = Non
         train_counts=counts,
         train_users=distinct_users(split.train),
         ks=config.evaluation.k,
-        categories=category_matrix(workspace),
+        categories=category_matrix(workspace.shop.catalogue),
         content=content_matrix(workspace),
         protocol=config.evaluation.protocol,
         seed=config.run.seed if seed is None else seed,
@@ -53,14 +59,59 @@ def assess(workspace: Workspace, score: ScoreFunction, *, seed: int | None = Non
     )
 
 
+def assess_ratings(workspace: Workspace, score: RatingFunction, *, seed: int | None = None) -> RankingResult:
+    """Test figures of a rating predictor over all rated test interactions; the history is train and validation.
+
+    Raises:
+        MmfedError: the test split holds no rating.
+    """
+    test = workspace.split.test
+    rated = np.isfinite(test.values)
+    if not rated.any():
+        raise MmfedError(
+            ExitCode.DATA,
+            f"{workspace.shop.name}: no test interaction has a rating.",
+            "take a ranking objective (training.objective = 'softmax'), or a shop with ratings.",
+        )
+    users = test.user_of_row()[rated]
+    predicted = score(users, test.items[rated])
+    config = workspace.config
+    return RankingResult(
+        metrics=evaluate_rating(
+            predicted,
+            test.values[rated],
+            users=users,
+            resamples=config.evaluation.bootstrap,
+            seed=config.run.seed if seed is None else seed,
+        ),
+        per_user={},
+        evaluated_users=np.unique(users),
+        lists=None,
+        users=len(np.unique(users)),
+        users_left_out=test.user_count - len(np.unique(users)),
+        protocol=config.evaluation.protocol,
+    )
+
+
+def assess_rating_baselines(workspace: Workspace) -> list[Assessed]:
+    """What a rating predictor has to beat: the mean of all ratings, and damped item and user means."""
+    history = workspace.split.before_test
+    assessed = []
+    for kind in (GlobalMean, DampedMeans):
+        baseline = kind().fit(workspace.split.train)
+        result = assess_ratings(workspace, lambda users, items, fitted=baseline: fitted.predict(history, users, items))
+        assessed.append(Assessed(kind.name, KIND_NOTES["centralised"], result))
+    return assessed
+
+
 def assess_baseline(workspace: Workspace, name: str, *, seed: int | None = None) -> Assessed:
     """Fit a baseline on the training split and give its test figures.
 
     Raises:
-        MmfedError: no baseline has that name.
+        MmfedError: no baseline has that name, or it learns from content and the shop has none.
     """
     seed = workspace.config.run.seed if seed is None else seed
-    baseline = build_baseline(name).fit(workspace.split.train, seed=seed)
+    baseline = build_baseline(name).fit(workspace.split.train, seed=seed, features=workspace.features.modalities)
     history = workspace.split.before_test
     result = assess(workspace, lambda users: baseline.score(history, users), seed=seed)
     return Assessed(name, KIND_NOTES[baseline.kind], result)
@@ -80,16 +131,6 @@ def distinct_users(interactions: Interactions) -> np.ndarray:
     """[items] number of distinct users of each item."""
     cells = np.unique(interactions.user_of_row() * interactions.item_count + interactions.items)
     return np.bincount(cells % interactions.item_count, minlength=interactions.item_count)
-
-
-def category_matrix(workspace: Workspace) -> BoolArray | None:
-    """[items, labels] of the catalogue's category; None when it has none."""
-    category = workspace.shop.catalogue.category
-    if isinstance(category, Tags):
-        return category.matrix
-    if isinstance(category, Categorical):
-        return category.codes[:, None] == np.arange(len(category.names))
-    return None
 
 
 def content_matrix(workspace: Workspace) -> FloatArray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +18,8 @@ from mmfed.federated.workspace import load_workspace
 from mmfed.models.baselines.base import KIND_NOTES
 from mmfed.models.baselines.registry import build_baseline
 from mmfed.records import RunFolder, write_json
-from mmfed.simulation.assess import assess_baseline
-from mmfed.simulation.run import Watcher, check_unchanged, evaluate_run, simulate
+from mmfed.simulation.assess import assess_baseline, assess_rating_baselines
+from mmfed.simulation.run import RunResult, Watcher, check_unchanged, evaluate_run, simulate
 
 REFERENCE = "popularity"
 
@@ -103,36 +103,55 @@ def compare(
             "continue or redo its table with --resume, or name the new one with --set run.name=NAME.",
         )
     total = len(section.baselines) + len(section.methods) * len(section.seeds)
-    rows: list[dict[str, Any]] = []
-    results: dict[str, RankingResult] = {}
-    number = 0
-    for name in section.baselines:
-        number += 1
+    table = _Table()
+    for number, name in enumerate(section.baselines, start=1):
         _tell(watcher, name, section.seeds[0], number, total)
-        results[name], kind = _baseline(base, name, section.seeds)
-        rows.append({"name": name, "kind": kind, "federated": False, "privacy": None})
-    for method in section.methods:
-        seeds: list[RankingResult] = []
-        statements: list[Mapping[str, Any]] = []
-        rounds: list[int] = []
-        kinds: list[str] = []
-        for seed in section.seeds:
-            number += 1
-            _tell(watcher, method.name, seed, number, total)
-            config = _method_config(tree, overrides, method, seed, folder, path)
-            result = _run(config, resume=resume, watcher=watcher)
-            seeds.append(result.federated.result)
-            statements.append(result.results["privacy"])
-            kinds.append(result.federated.kind)
-            rounds.append(result.results["round"])
-        results[method.name] = combine_seeds(seeds, resamples=base.evaluation.bootstrap)
-        worst = max(statements, key=lambda statement: statement["epsilon"] or 0.0)
-        kind = f"federated, {kinds[0]}"
-        rows.append({"name": method.name, "kind": kind, "federated": True, "privacy": dict(worst), "rounds": rounds})
-    comparison = _comparison(path, base, section, rows, results)
+        result, kind = _baseline(base, name, section.seeds)
+        table.add({"name": name, "kind": kind, "federated": False, "privacy": None}, result)
+    for place, method in enumerate(section.methods):
+        configs = [_method_config(tree, overrides, method, seed, folder, path) for seed in section.seeds]
+        before = len(section.baselines) + place * len(configs)
+        runs = []
+        for number, config in enumerate(configs, start=before + 1):
+            _tell(watcher, method.name, config.run.seed, number, total)
+            runs.append(_run(config, resume=resume, watcher=watcher))
+        combined = combine_seeds([run.federated.result for run in runs], resamples=base.evaluation.bootstrap)
+        table.add(_row(method.name, configs[0], runs), combined)
+    if any("mse" in result.metrics for result in table.results.values()):
+        for baseline in assess_rating_baselines(load_workspace(base)):
+            row = {"name": baseline.name, "kind": baseline.kind, "federated": False, "privacy": None}
+            table.add(row, baseline.result)
+    comparison = _comparison(path, base, section, table)
     write_json(folder / "comparison.json", comparison)
     markdown = None if section.results is None else Path(os.path.normpath(path.parent / section.results))
     return CompareResult(folder, comparison, markdown)
+
+
+@dataclass(eq=False)
+class _Table:
+    """Rows in order, and the result of each by name."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    results: dict[str, RankingResult] = field(default_factory=dict)
+
+    def add(self, row: dict[str, Any], result: RankingResult) -> None:
+        self.rows.append(row)
+        self.results[row["name"]] = result
+
+
+def _row(name: str, config: Config, runs: Sequence[RunResult]) -> dict[str, Any]:
+    """A method's row, with the weakest promise of its seeds."""
+    place = "centralised" if config.federation.backend == "centralised" else "federated"
+    statements = [run.results["privacy"] for run in runs]
+    worst = max(statements, key=lambda statement: statement["epsilon"] or 0.0)
+    return {
+        "name": name,
+        "kind": f"{place}, {runs[0].federated.kind}",
+        "federated": place == "federated",
+        "privacy": dict(worst) if place == "federated" else None,
+        "rounds": [run.results["round"] for run in runs],
+        "ensemble": [run.results["ensemble"] for run in runs],
+    }
 
 
 def _section(tree: Any, path: Path) -> CompareSection:
@@ -164,7 +183,7 @@ def _toml(value: Any) -> str:
     return tomli_w.dumps({"v": value}).removeprefix("v = ").strip()
 
 
-def _run(config: Config, *, resume: bool, watcher: CompareWatcher | None) -> Any:
+def _run(config: Config, *, resume: bool, watcher: CompareWatcher | None) -> RunResult:
     if watcher is not None:
         watcher.follow(config)
     run = RunFolder(config.run.folder / config.run.name)
@@ -177,22 +196,24 @@ def _run(config: Config, *, resume: bool, watcher: CompareWatcher | None) -> Any
 def _baseline(base: Config, name: str, seeds: Sequence[int]) -> tuple[RankingResult, str]:
     """A baseline over the seeds; those that draw nothing at random are fitted once."""
     workspace = load_workspace(base)
-    drawn = name in ("random", "bpr_mf")
-    results = [assess_baseline(workspace, name, seed=seed).result for seed in (seeds if drawn else seeds[:1])]
-    kind = KIND_NOTES[build_baseline(name).kind]
+    baseline = build_baseline(name)
+    fitted = seeds if baseline.drawn else seeds[:1]
+    results = [assess_baseline(workspace, name, seed=seed).result for seed in fitted]
+    kind = KIND_NOTES[baseline.kind]
     return combine_seeds(results, resamples=base.evaluation.bootstrap), kind
 
 
-def _comparison(
-    path: Path, base: Config, section: CompareSection, rows: list[dict[str, Any]], results: dict[str, RankingResult]
-) -> dict[str, Any]:
+def _comparison(path: Path, base: Config, section: CompareSection, table: _Table) -> dict[str, Any]:
     workspace = load_workspace(base)
-    methods = []
-    for row in rows:
-        result = results[row["name"]]
+    methods, ratings = [], []
+    for row in table.rows:
+        result = table.results[row["name"]]
+        if "mse" in result.metrics:
+            ratings.append(row | result.to_json())
+            continue
         differences = {}
-        if REFERENCE in results and row["name"] != REFERENCE:
-            found = paired_difference(result, results[REFERENCE], resamples=base.evaluation.bootstrap)
+        if REFERENCE in table.results and row["name"] != REFERENCE:
+            found = paired_difference(result, table.results[REFERENCE], resamples=base.evaluation.bootstrap)
             differences = {name: estimate.to_json() for name, estimate in found.items()}
         methods.append(row | result.to_json() | {f"difference_to_{REFERENCE}": differences})
     return {
@@ -206,6 +227,7 @@ def _comparison(
         "protocol": base.evaluation.protocol,
         "seeds": list(section.seeds),
         "methods": methods,
+        "ratings": ratings,
         "published": [one.model_dump() for one in section.published],
         "notes": [*workspace.shop.notes, *workspace.features.notes],
     }

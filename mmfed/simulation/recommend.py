@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfed.config import Config
-from mmfed.data.schema import Categorical, Tags
+from mmfed.data.schema import Categorical, Tags, group_by_user
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.protocol import tie_keys
 from mmfed.evaluation.ranking import top_k
-from mmfed.federated.progress import chosen_model, load_parameters
 from mmfed.federated.workspace import Workspace
-from mmfed.models.scoring import ModelScorer
 from mmfed.records import RunFolder
 from mmfed.simulation.run import private_vectors
+from mmfed.simulation.scorer import run_model
 from mmfed.types import FloatArray, IntArray
 
 
@@ -55,14 +54,6 @@ class Recommendations:
     history: tuple[Item, ...]
     items: tuple[Item, ...]
     round: int
-
-
-@dataclass(frozen=True, eq=False)
-class _OneHistory:
-    """One person's items as ``ItemLists``."""
-
-    indptr: IntArray
-    items: IntArray
 
 
 def recommend_for_user(run: RunFolder, config: Config, workspace: Workspace, user: str, *, k: int) -> Recommendations:
@@ -116,21 +107,28 @@ def _recommend(
             f"-k {k}: the catalogue has {catalogue.size} items.",
             f"ask for 1 to {catalogue.size} items.",
         )
-    parameters, number = chosen_model(run, config)
-    model = workspace.new_model()
-    load_parameters(model, parameters)
-    vectors: FloatArray | None = private_vectors(run, config, workspace, model)
+    learned = run_model(run, config, workspace)
+    vectors: FloatArray | None = private_vectors(run, config, workspace, learned.model)
     if vectors is not None:
-        vectors = vectors[[row]] if row is not None else np.zeros((1, model.dimensions), dtype=np.float32)
-    lists = _OneHistory(np.array([0, len(history)]), np.asarray(history, dtype=np.int64))
-    scores = ModelScorer(model, lists, user_vectors=vectors)(np.zeros(1, dtype=np.int64))
+        vectors = vectors[[row]] if row is not None else np.zeros((1, learned.model.dimensions), dtype=np.float32)
+    events = len(history)
+    one = group_by_user(
+        user_ids=[user or "somebody"],
+        users=np.zeros(events, dtype=np.int64),
+        items=history,
+        times=np.arange(events),
+        actions=np.zeros(events, dtype=np.int64),
+        values=np.full(events, np.nan),
+        item_count=catalogue.size,
+    )
+    scores = learned.scorer(one, vectors)(np.zeros(1, dtype=np.int64))
     scores[0, history] = -np.inf
     best = top_k(scores, k, tie_keys(catalogue.item_ids, config.run.seed))[0]
     return Recommendations(
         user=user,
         history=tuple(_item(workspace, int(item)) for item in history),
         items=tuple(_item(workspace, int(item), float(scores[0, item])) for item in best if item >= 0),
-        round=number,
+        round=learned.round,
     )
 
 

@@ -20,20 +20,26 @@ from mmfed.config import Config, build_config
 from mmfed.data.partition import partition_users
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.ranking import quick_metrics
+from mmfed.evaluation.rating import mse
 from mmfed.federated.coordinator import server_app
 from mmfed.federated.device_store import DeviceStore
+from mmfed.federated.one_shot import FILE as ONE_SHOT_FILE
+from mmfed.federated.one_shot import band_ease, load_one_shot, use_one_shot
 from mmfed.federated.participant import client_app
-from mmfed.federated.progress import chosen_model, load_parameters
+from mmfed.federated.progress import load_parameters
 from mmfed.federated.strategy import RoundRecord
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.models.base import Recommender
+from mmfed.models.baselines.base import needed_content
 from mmfed.models.baselines.registry import build_baseline
 from mmfed.models.scoring import ModelScorer
 from mmfed.privacy.units import Guarantee, guarantee_for
 from mmfed.records import RunFolder, read_lines, write_json, write_text
-from mmfed.simulation.assess import Assessed, assess, assess_baselines
+from mmfed.simulation.assess import Assessed, assess, assess_baselines, assess_rating_baselines, assess_ratings
+from mmfed.simulation.centralised import run_centralised
 from mmfed.simulation.inprocess import run_inprocess
 from mmfed.simulation.run_folders import no_false_start, only_writer
+from mmfed.simulation.scorer import run_model
 
 SHOWN_USERS, SHOWN_HISTORY, SHOWN_LIST = 5, 6, 10
 
@@ -80,12 +86,16 @@ def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = 
         workspace = load_workspace(config, progress=None if watcher is None else watcher.features)
         partition_users(workspace.shop.interactions.user_count, config.federation.nodes, 0)
         _check_targets(workspace)
+        _check_content(workspace)
         if not run.config.exists():
             write_json(run.environment, environment())
             write_text(run.config, config.to_toml())
         _tell(watcher, "training")
         observer = _Observer(workspace, run, watcher)
-        _backend(config, run, observer, resume=resume)
+        if config.federation.backend == "centralised":
+            run_centralised(config, workspace, run, observer, resume=resume)
+        else:
+            _backend(config, run, observer, resume=resume)
         _tell(watcher, "evaluation")
         return evaluate_run(run, config, workspace)
 
@@ -93,16 +103,14 @@ def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = 
 def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunResult:
     """Read the test split once: figures of the run's model and of the baselines; writes ``results.json`` and
     ``recommendations.json``."""
-    parameters, number = chosen_model(run, config)
-    model = workspace.new_model()
-    load_parameters(model, parameters)
-    scorer = ModelScorer(
-        model, workspace.split.before_test, user_vectors=private_vectors(run, config, workspace, model)
-    )
-    figures = assess(workspace, scorer)
+    learned = run_model(run, config, workspace)
+    scorer = learned.scorer(workspace.split.before_test, private_vectors(run, config, workspace, learned.model))
+    ratings = config.training.objective == "mse"
+    figures = assess_ratings(workspace, scorer.ratings) if ratings else assess(workspace, scorer)
     guarantee = guarantee_of(run, config, workspace.shop.interactions.user_count)
-    federated = Assessed(f"{config.model.name} federated", _privacy_label(config), figures)
-    baselines = assess_baselines(workspace)
+    place = "centralised" if config.federation.backend == "centralised" else "federated"
+    federated = Assessed(f"{config.model.name} {place}", _privacy_label(config), figures)
+    baselines = assess_rating_baselines(workspace) if ratings else assess_baselines(workspace)
     results = {
         "run": run.path.name,
         "shop": workspace.shop.name,
@@ -111,7 +119,8 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
         "interactions": len(workspace.shop.interactions),
         "split": workspace.split.description,
         "protocol": config.evaluation.protocol,
-        "round": number,
+        "round": learned.round,
+        "ensemble": learned.weight,
         "rounds": len(read_lines(run.metrics)),
         "selection": config.selection,
         "privacy": privacy_statement(config, guarantee),
@@ -225,6 +234,7 @@ class _Observer:
         self._run = run
         self._watcher = watcher
         self._model = workspace.new_model()
+        self._one_shot_used = False
 
     def enrolled(self, population: int, rate: float, noise_multiplier: float | None) -> None:
         if self._watcher is not None:
@@ -235,9 +245,18 @@ class _Observer:
         split, config = self._workspace.split, self._workspace.config
         if not len(split.validation):
             return None
+        if not self._one_shot_used and (self._run.checkpoints / ONE_SHOT_FILE).exists():
+            use_one_shot(self._model, band_ease(load_one_shot(self._run), config), config)
+            self._one_shot_used = True
         load_parameters(self._model, parameters)
         vectors = private_vectors(self._run, config, self._workspace, self._model)
-        scorer = ModelScorer(self._model, split.train, user_vectors=vectors)
+        scorer = ModelScorer(self._model, split.train, user_vectors=vectors, rating_range=config.training.rating_range)
+        if config.training.objective == "mse":
+            rated = np.isfinite(split.validation.values)
+            users, chosen = split.validation.user_of_row()[rated], split.validation.items[rated]
+            if not len(users):
+                return None
+            return {"mse": mse(scorer.ratings(users, chosen), split.validation.values[rated])}
         items = self._workspace.shop.catalogue.size
         return quick_metrics(scorer, split.train, split.validation, config.evaluation.k, item_count=items)
 
@@ -333,6 +352,14 @@ def _check_names(config: Config) -> None:
             f"evaluation.metric = {config.evaluation.metric!r}: not a validation metric of this run.",
             f"choose one of {choices}.",
         )
+
+
+def _check_content(workspace: Workspace) -> None:
+    """Refuse a baseline that reads content on a shop without any, before training and not after."""
+    for name in workspace.config.evaluation.baselines:
+        baseline = build_baseline(name)
+        if baseline.reads_content:
+            needed_content(baseline, workspace.features.modalities, workspace.split.train)
 
 
 def _check_targets(workspace: Workspace) -> None:

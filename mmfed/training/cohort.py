@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map
 
 from mmfed.config import TrainingSection
 from mmfed.models.base import ItemTables, Recommender
-from mmfed.training.batch import Histories, TrainingBatch, training_batch
+from mmfed.training.batch import Histories, TrainingBatch, modality_mask, training_batch
 from mmfed.training.objective import user_losses
 from mmfed.training.update import CohortUpdate, LocalWork
 from mmfed.types import IntArray
@@ -65,15 +65,15 @@ class _Program(torch.nn.Module):
         self.model = model
         self.training_section = training
 
-    def tables(self, parameters: Parameters) -> ItemTables:
-        return functional_call(self, self._prefixed(parameters), ("tables",))
+    def tables(self, parameters: Parameters, mask: Tensor | None) -> ItemTables:
+        return functional_call(self, self._prefixed(parameters), ("tables", mask))
 
     def losses(self, parameters: Parameters, tables: ItemTables, vectors: Tensor, batch: TrainingBatch) -> Tensor:
         return functional_call(self, self._prefixed(parameters), ("losses", tables, vectors, batch))
 
     def forward(self, stage: str, *arguments: Any) -> Any:
         if stage == "tables":
-            return self.model.item_tables()
+            return self.model.item_tables(*arguments)
         return user_losses(self.model, self.training_section, *arguments)
 
     def _prefixed(self, parameters: Parameters) -> Parameters:
@@ -93,8 +93,8 @@ def _chunks(histories: Histories, size: int) -> Iterator[IntArray]:
 def _batch(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork, step: int) -> TrainingBatch:
     return training_batch(
         histories,
+        model=model,
         section=work.training,
-        item_count=model.item_count,
         seed=work.seed,
         round_number=work.round_number,
         step=step,
@@ -103,11 +103,15 @@ def _batch(model: Recommender, histories: Histories, user_vectors: Tensor, work:
     )
 
 
+def _mask(model: Recommender, work: LocalWork, step: int) -> Tensor | None:
+    return modality_mask(model, work.training, seed=work.seed, round_number=work.round_number, step=step)
+
+
 def _summed(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork) -> CohortUpdate:
     """One step without clipping."""
     local = copy.deepcopy(model)
     shared = local.shared_parameters()
-    tables = local.item_tables()
+    tables = local.item_tables(_mask(model, work, 0))
     leaves = ItemTables(*(table.detach().requires_grad_() for table in tables))
     table_totals = [torch.zeros_like(table, dtype=torch.float64) for table in leaves]
     total = _zeros(shared)
@@ -144,7 +148,7 @@ def _per_user(
     total = _zeros(parameters)
     vectors = user_vectors.clone()
     several = work.training.steps > 1
-    gradients = SequenceGradients(model, parameters, work.training)
+    gradients = SequenceGradients(model, parameters, work.training, _mask(model, work, 0))
     for index in _chunks(histories, STEPS_CHUNK if several else PER_USER_CHUNK):
         chosen, own = histories.take(index), user_vectors[index]
         if several:
@@ -177,12 +181,15 @@ class SequenceGradients:
         model: the recommender.
         parameters: values of the shared parameters by name.
         training: the objective.
+        mask: of the item towers (modality dropout).
     """
 
-    def __init__(self, model: Recommender, parameters: Parameters, training: TrainingSection) -> None:
+    def __init__(
+        self, model: Recommender, parameters: Parameters, training: TrainingSection, mask: Tensor | None = None
+    ) -> None:
         self._program = _Program(model, training)
         self._parameters = parameters
-        pulled: tuple[Any, ...] = vjp(self._program.tables, parameters)
+        pulled: tuple[Any, ...] = vjp(lambda values: self._program.tables(values, mask), parameters)
         self._tables: ItemTables = pulled[0]
         self._pull_back = pulled[1]
         self._head_names: tuple[str, ...] | None = None
@@ -235,15 +242,17 @@ def _several_steps(
     start = {name: value.expand(count, *value.shape) for name, value in parameters.items()}
     current, own = start, user_vectors
 
-    def loss(parameters: Parameters, own: Tensor, one: TrainingBatch) -> Tensor:
+    def loss(parameters: Parameters, own: Tensor, one: TrainingBatch, mask: Tensor | None) -> Tensor:
         alone: TrainingBatch = tree_map(lambda tensor: tensor[None], one)
         alone = alone._replace(histories=alone.histories._replace(user_vectors=own[None]))
-        tables = program.tables(parameters)
+        tables = program.tables(parameters, mask)
         return program.losses(parameters, tables, tables.history[alone.histories.items], alone)[0]
 
     for step in range(work.training.steps):
         batch = _batch(model, histories, own, work, step)
-        of_parameters, of_own = vmap(grad(loss, argnums=(0, 1)))(current, own, batch)
+        of_parameters, of_own = vmap(grad(loss, argnums=(0, 1)), in_dims=(0, 0, 0, None))(
+            current, own, batch, _mask(model, work, step)
+        )
         current = {name: value - work.training.learning_rate * of_parameters[name] for name, value in current.items()}
         own = own - work.training.private_learning_rate * of_own
     return {name: value - start[name] for name, value in current.items()}, own

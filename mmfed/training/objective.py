@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from mmfed.config import TrainingSection
 from mmfed.models.base import ItemTables, Recommender
-from mmfed.training.batch import TrainingBatch
+from mmfed.training.batch import TrainingBatch, objective_of
 
 
 def user_losses(
@@ -27,8 +27,24 @@ def user_losses(
         [users]; 0 for a user without a position.
     """
     states = model.user_states(vectors, batch.histories)
-    positions = batch.histories.positions
-    if section.objective == "softmax":
+    losses = _losses(model, section, tables, states, batch)
+    if section.action_weight:
+        logits = model.action_logits(states, tables, batch.targets)
+        if logits is not None:
+            logged = torch.log_softmax(logits, dim=-1).gather(2, batch.actions.clamp_min(0)[:, :, None]).squeeze(2)
+            losses = losses - section.action_weight * logged * (batch.actions >= 0)
+    return (losses * batch.weights).sum(1)
+
+
+def _losses(
+    model: Recommender, section: TrainingSection, tables: ItemTables, states: Tensor, batch: TrainingBatch
+) -> Tensor:
+    """[users, states] of the main task."""
+    positions, objective = batch.histories.positions, objective_of(model, section)
+    if objective == "mse":
+        predicted = model.rating(model.score_candidates(states, tables, batch.targets[:, :, None]).squeeze(2))
+        return (predicted - batch.ratings).square()
+    if objective == "softmax":
         scores = model.score(states, tables)
         seen = batch.first_seen[:, None, :] < positions[:, :, None]
         target = scores.gather(2, batch.targets[:, :, None]).squeeze(2)
@@ -37,18 +53,20 @@ def user_losses(
         seen_target = seen.gather(2, batch.targets[:, :, None]).squeeze(2)
         normaliser = torch.logsumexp(masked, dim=2)
         normaliser = torch.where(seen_target, torch.logaddexp(normaliser, target), normaliser)
-        return ((normaliser - target) * batch.weights).sum(1)
+        return normaliser - target
     candidates = torch.cat([batch.targets[:, :, None], batch.negatives], dim=2)
     scores = model.score_candidates(states, tables, candidates)
     first = torch.gather(batch.first_seen, 1, batch.negatives.flatten(1)).view_as(batch.negatives)
     usable = (first >= positions[:, :, None]) & (batch.negatives != batch.targets[:, :, None])
     positive, negative = scores[:, :, 0], scores[:, :, 1:]
+    if section.negative_sampling == "hard":
+        order = negative.detach().masked_fill(~usable, float("-inf"))
+        hardest = order.topk(section.negatives, dim=2).indices
+        negative, usable = negative.gather(2, hardest), usable.gather(2, hardest)
     share = usable.to(scores.dtype) / usable.sum(2, keepdim=True).clamp_min(1)
-    if section.objective == "bpr":
-        losses = (functional.softplus(negative - positive[:, :, None]) * share).sum(2)
-    elif section.objective == "bce":
-        losses = functional.softplus(-positive) + (functional.softplus(negative) * share).sum(2)
-    else:
-        masked = negative.masked_fill(~usable, float("-inf"))
-        losses = torch.logsumexp(torch.cat([positive[:, :, None], masked], dim=2), dim=2) - positive
-    return (losses * batch.weights).sum(1)
+    if objective == "bpr":
+        return (functional.softplus(negative - positive[:, :, None]) * share).sum(2)
+    if objective == "bce":
+        return functional.softplus(-positive) + (functional.softplus(negative) * share).sum(2)
+    masked = negative.masked_fill(~usable, float("-inf"))
+    return torch.logsumexp(torch.cat([positive[:, :, None], masked], dim=2), dim=2) - positive

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmfed.models.base import Recommender
 from mmfed.rng import derive, hash_uniform
-from mmfed.training.batch import Histories, training_batch
+from mmfed.training.batch import Histories, modality_mask, training_batch
 from mmfed.training.cohort import SequenceGradients
 from mmfed.training.update import LocalWork
 from mmfed.types import FloatArray, IntArray
@@ -94,15 +94,16 @@ def _per_window(model: Recommender, records: Histories, work: LocalWork, step: i
         return {name: value.new_zeros((0, *value.shape)) for name, value in parameters.items()}
     batch = training_batch(
         records,
+        model=model,
         section=work.training,
-        item_count=model.item_count,
         seed=work.seed,
         round_number=work.round_number,
         step=step,
         user_vectors=torch.zeros(len(records), model.dimensions),
         dtype=next(iter(parameters.values())).dtype,
     )
-    return SequenceGradients(model, parameters, work.training)(batch)[0]
+    mask = modality_mask(model, work.training, seed=work.seed, round_number=work.round_number, step=step)
+    return SequenceGradients(model, parameters, work.training, mask)(batch)[0]
 
 
 class _DeviceOptimiser(DPOptimizer):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfed.models.base import Recommender
-from mmfed.training.batch import Histories, training_batch
+from mmfed.training.batch import Histories, modality_mask, training_batch
 from mmfed.training.objective import user_losses
 from mmfed.training.update import CohortUpdate, LocalWork
 
@@ -40,8 +40,8 @@ def train_user(
     for step in range(work.training.steps):
         batch = training_batch(
             history,
+            model=model,
             section=work.training,
-            item_count=model.item_count,
             seed=work.seed,
             round_number=work.round_number,
             step=step,
@@ -49,7 +49,8 @@ def train_user(
             dtype=vector.dtype,
         )
         batch = batch._replace(histories=batch.histories._replace(user_vectors=vector[None]))
-        tables = local.item_tables()
+        mask = modality_mask(model, work.training, seed=work.seed, round_number=work.round_number, step=step)
+        tables = local.item_tables(mask)
         loss = user_losses(local, work.training, tables, tables.history[batch.histories.items], batch).sum()
         optimiser.zero_grad()
         loss.backward()

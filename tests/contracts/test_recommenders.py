@@ -19,15 +19,32 @@ from tiny_models import (
 from mmfed.config import load_config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import wire
+from mmfed.fusion.registry import FUSION_HEADS
 from mmfed.models.base import HistoryBatch, ItemFeatures, Scope
 from mmfed.models.registry import RECOMMENDERS, build_recommender
 from mmfed.models.scoring import ModelScorer
 from mmfed.training.cohort import train_cohort
 
-VARIANTS = ("model.fusion=concat", "model.fusion=attention", "model.item_ids=false", "model.private_user_vector=true")
+VARIANTS = (
+    "model.fusion=default",
+    *(f"model.fusion={name}" for name in FUSION_HEADS),
+    "model.item_ids=false",
+    "model.private_user_vector=true",
+    "model.similarity=cosine",
+    "training.objective=mse",
+)
+WITHOUT_COSINE = {("mmfnet", "model.similarity=cosine"), ("mmcnn", "model.similarity=cosine")}
 
 
-@pytest.fixture(params=[(name, variant) for name in sorted(RECOMMENDERS) for variant in VARIANTS], ids="-".join)
+@pytest.fixture(
+    params=[
+        (name, variant)
+        for name in sorted(RECOMMENDERS)
+        for variant in VARIANTS
+        if (name, variant) not in WITHOUT_COSINE
+    ],
+    ids="-".join,
+)
 def config(request):
     name, variant = request.param
     return tiny_config(f"model.name={name}", variant)
@@ -47,7 +64,8 @@ def batch(lists, vectors=None):
         known[row, : len(one)] = 1
     positions = torch.tensor([[len(one)] for one in lists])
     own = torch.zeros(len(lists), DIMENSIONS).double() if vectors is None else vectors
-    return HistoryBatch(items, known, known, positions, own)
+    ratings = (torch.arange(longest) % 5 / 4).double().expand(len(lists), -1)
+    return HistoryBatch(items, known, known, positions, torch.zeros(len(lists), 1).double(), own, ratings)
 
 
 def scores(model, lists, vectors=None):
@@ -92,7 +110,7 @@ def test_scoring_is_deterministic_and_changes_nothing(model):
 
 def test_shapes_and_finiteness(model):
     tables = model.item_tables()
-    assert tables.history.shape == tables.target.shape == (ITEMS, DIMENSIONS)
+    assert len(tables.history) == len(tables.target) == ITEMS
     assert tables.bias.shape == (ITEMS,)
     found = scores(model, [[], [0], list(range(ITEMS)), [5] * 300])
     assert found.shape == (4, ITEMS)
@@ -108,8 +126,11 @@ def test_candidates_score_as_in_the_whole_catalogue(model):
     torch.testing.assert_close(model.score_candidates(states, tables, candidates), whole.gather(2, candidates))
 
 
-def test_an_empty_history_gives_bias_only_scores(model):
-    torch.testing.assert_close(scores(model, [[]])[0], model.item_tables().bias.detach())
+def test_an_empty_history_gives_the_same_scores_to_everybody(config, model):
+    found = scores(model, [[], [1, 2], []])
+    torch.testing.assert_close(found[0], found[2])
+    if config.model.name != "mmcnn":  # whose network sees the item beside an empty state, too
+        torch.testing.assert_close(found[0], model.item_tables().bias.detach())
 
 
 def test_history_and_recency_matter(model):
@@ -204,7 +225,7 @@ def test_scopes_name_every_parameter_and_only_shared_ones_train(config, model):
 
 
 def test_the_private_vector_moves_the_scores_only_where_asked_for(config, model):
-    vectors = torch.ones(1, DIMENSIONS).double()
+    vectors = torch.linspace(-1, 1, DIMENSIONS).double()[None]
     plain, own = scores(model, [[1, 2]]), scores(model, [[1, 2]], vectors)
     if config.model.private_user_vector:
         assert not torch.allclose(plain, own)
@@ -220,7 +241,7 @@ def test_single_precision_agrees(config, model):
     single = tiny_model(config, dtype=torch.float32)
     with torch.inference_mode():
         one = batch([[1, 2, 3]])
-        one = HistoryBatch(one.items, one.known.float(), one.kept.float(), one.positions, one.user_vectors.float())
+        one = HistoryBatch(*(value.float() if value.is_floating_point() else value for value in one))
         torch.testing.assert_close(single(one)[:, 0].double(), scores(model, [[1, 2, 3]]), rtol=1e-4, atol=1e-4)
 
 
@@ -228,6 +249,7 @@ def test_the_scorer_gives_the_models_scores(config, model):
     class Lists:
         indptr = np.array([0, 3, 3, 5])
         items = np.array([1, 2, 3, 7, 8])
+        values = np.array([1.0, 2.0, 3.0, 1.0, 2.0])  # as in ``batch``
 
     vectors = np.random.default_rng(0).normal(size=(3, DIMENSIONS)) if config.model.private_user_vector else None
     own = None if vectors is None else torch.from_numpy(vectors)

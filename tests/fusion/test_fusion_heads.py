@@ -8,6 +8,7 @@ import torch
 
 from mmfed.fusion.attention import AttentionFusion
 from mmfed.fusion.concat import ConcatFusion
+from mmfed.fusion.registry import FUSION_HEADS
 from mmfed.models.base import item_features
 
 ITEMS, D = 12, 4
@@ -30,7 +31,7 @@ def inputs(widths=WIDTHS, seed=2):
     return values, present
 
 
-@pytest.mark.parametrize("kind", [ConcatFusion, AttentionFusion])
+@pytest.mark.parametrize("kind", list(FUSION_HEADS.values()))
 class TestEveryHead:
     def test_values_of_missing_modalities_do_not_matter(self, kind):
         head, (values, present) = made(kind), inputs()
@@ -70,7 +71,9 @@ class TestEveryHead:
 def test_concatenation_is_one_linear_map_of_the_joined_features():
     head, (values, _) = made(ConcatFusion), inputs()
     everything = torch.ones(ITEMS, len(values)).double()
-    torch.testing.assert_close(head(values, everything), torch.cat(values, 1) @ torch.cat(list(head.project), 0))
+    torch.testing.assert_close(
+        head(values, everything), torch.cat(values, 1) @ torch.cat([head.project[name] for name in head.modalities], 0)
+    )
 
 
 def test_attention_is_the_softmax_over_what_is_there():
@@ -81,8 +84,8 @@ def test_attention_is_the_softmax_over_what_is_there():
         if not there:
             torch.testing.assert_close(fused[item], head.missing)
             continue
-        projected = torch.stack([values[column][item] @ head.project[column] for column in there])
-        weights = torch.softmax((projected * head.query[there]).sum(1), 0)
+        projected = torch.stack([values[column][item] @ head.project[head.modalities[column]] for column in there])
+        weights = torch.softmax((projected * head.item_query[there]).sum(1), 0)
         torch.testing.assert_close(fused[item], len(there) * (weights[:, None] * projected).sum(0))
 
 
@@ -90,8 +93,8 @@ def test_with_equal_attention_both_heads_agree():
     attention, concat, (values, _) = made(AttentionFusion), made(ConcatFusion), inputs()
     present = torch.ones(ITEMS, 3).double()
     with torch.no_grad():
-        attention.query.zero_()
-        for one, other in zip(attention.project, concat.project, strict=True):
+        attention.item_query.zero_()
+        for one, other in ((attention.project[name], concat.project[name]) for name in WIDTHS):
             one.copy_(other)
     torch.testing.assert_close(attention(values, present), concat(values, present))
 

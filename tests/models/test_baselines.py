@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfed.config import SplitSection
-from mmfed.data.schema import Interactions
+from mmfed.data.schema import Features, Interactions
 from mmfed.data.sources.movielens import load_movielens
 from mmfed.data.split import split_shop
 from mmfed.errors import MmfedError
 from mmfed.evaluation.ranking import RankingResult, evaluate_ranking
 from mmfed.models.baselines.base import KIND_NOTES, Baseline, history_matrix
-from mmfed.models.baselines.bpr_mf import BPRMF, _negatives
+from mmfed.models.baselines.bpr_mf import BPRMF
 from mmfed.models.baselines.ease import EASE
 from mmfed.models.baselines.item_knn import ItemKNN
+from mmfed.models.baselines.negatives import draw_negatives
 from mmfed.models.baselines.popularity import Popularity
 from mmfed.models.baselines.random import RandomBaseline
 from mmfed.models.baselines.registry import BASELINES, build_baseline
@@ -54,10 +55,20 @@ def dense(rows: list[list[int]], items: int) -> np.ndarray:
 SMALL = interactions([[0, 1, 2], [1, 2], [], [3, 0, 3]], 6)  # user 2 is empty, items 4 and 5 unseen, user 3 repeats
 
 
+def content(items: int) -> dict[str, Features]:
+    """Two modalities; every third item lacks the second."""
+    generator = np.random.default_rng(items)
+    values = generator.normal(size=(2, items, 4)).astype(np.float32)
+    return {
+        "image": Features(values[0], np.ones(items, dtype=bool)),
+        "text": Features(values[1], np.arange(items) % 3 > 0),
+    }
+
+
 @pytest.mark.parametrize("name", sorted(BASELINES))
 class TestContract:
     def test_scores_are_finite_and_shaped(self, name: str) -> None:
-        baseline = build_baseline(name).fit(SMALL, seed=0)
+        baseline = build_baseline(name).fit(SMALL, seed=0, features=content(6))
         scores = baseline.score(SMALL, np.array([2, 0, 3]))
         assert scores.shape == (3, 6)
         assert np.isfinite(scores).all()
@@ -65,19 +76,21 @@ class TestContract:
         assert baseline.name == name
 
     def test_a_users_scores_do_not_depend_on_company(self, name: str) -> None:
-        baseline = build_baseline(name).fit(SMALL, seed=0)
+        baseline = build_baseline(name).fit(SMALL, seed=0, features=content(6))
         together = baseline.score(SMALL, np.array([0, 1, 3]))
         np.testing.assert_allclose(baseline.score(SMALL, np.array([3])), together[2:], rtol=1e-6)
         assert baseline.score(SMALL, np.array([], dtype=int)).shape == (0, 6)
 
     def test_same_seed_same_model(self, name: str) -> None:
-        first, again = (build_baseline(name).fit(SMALL, seed=3).score(SMALL, np.arange(4)) for _ in range(2))
+        first, again = (
+            build_baseline(name).fit(SMALL, seed=3, features=content(6)).score(SMALL, np.arange(4)) for _ in range(2)
+        )
         assert np.array_equal(first, again)
 
     @pytest.mark.parametrize("rows", [[[0]], [[0], [0]], [[]], [[], [0]]])
     def test_one_item_or_one_user(self, name: str, rows: list[list[int]]) -> None:
         history = interactions(rows, 1)
-        scores = build_baseline(name).fit(history, seed=0).score(history, np.arange(len(rows)))
+        scores = build_baseline(name).fit(history, seed=0, features=content(1)).score(history, np.arange(len(rows)))
         assert scores.shape == (len(rows), 1)
         assert np.isfinite(scores).all()
 
@@ -86,7 +99,30 @@ class TestContract:
         with pytest.raises(MmfedError, match="has not been fitted"):
             baseline.score(SMALL, np.arange(2))
         with pytest.raises(MmfedError, match="fitted on 6 items, the history has 7"):
-            baseline.fit(SMALL, seed=0).score(interactions([[0]] * 4, 7), np.arange(2))
+            baseline.fit(SMALL, seed=0, features=content(6)).score(interactions([[0]] * 4, 7), np.arange(2))
+
+    def test_seeds_change_the_model_where_the_class_says_so(self, name: str) -> None:
+        first, other = (
+            build_baseline(name).fit(SMALL, seed=seed, features=content(6)).score(SMALL, np.arange(4))
+            for seed in (0, 1)
+        )
+        assert np.array_equal(first, other) == (not BASELINES[name].drawn)
+
+    def test_content_is_asked_for_where_the_class_says_so(self, name: str) -> None:
+        baseline = build_baseline(name)
+        if not baseline.reads_content:
+            baseline.fit(SMALL, seed=0)
+            return
+        for nothing in (None, {}):
+            with pytest.raises(MmfedError, match=rf"'{name}' learns from item content.*features\.modalities"):
+                baseline.fit(SMALL, seed=0, features=nothing)
+        with pytest.raises(MmfedError, match="cover 5 items, the interactions 6"):
+            baseline.fit(SMALL, seed=0, features=content(5))
+
+    def test_an_empty_catalogue_part_is_no_catastrophe(self, name: str) -> None:
+        none = {"image": Features(np.full((6, 3), np.nan, dtype=np.float32), np.zeros(6, dtype=bool))}
+        scores = build_baseline(name).fit(SMALL, seed=0, features=none).score(SMALL, np.arange(4))
+        assert np.isfinite(scores).all()
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
@@ -201,7 +237,7 @@ def test_bpr_learns_who_likes_what() -> None:
 def test_bpr_negatives_are_all_items_but_the_training_history() -> None:
     users = torch.tensor([0, 0, 1, 2]).repeat(500)
     held = torch.tensor([0 * 4 + 1, 0 * 4 + 2, 1 * 4 + 0, 2 * 4 + 0, 2 * 4 + 1, 2 * 4 + 2, 2 * 4 + 3])
-    found = _negatives(users, held, 4, torch.Generator().manual_seed(0))
+    found = draw_negatives(users, held, 4, torch.Generator().manual_seed(0))
     drawn = {user: set(found[users == user].tolist()) for user in range(3)}
     assert drawn == {0: {0, 3}, 1: {1, 2, 3}, 2: {-1}}
     assert (found[users == 0] == 3).float().mean().item() == pytest.approx(0.5, abs=0.08)

@@ -16,7 +16,10 @@ D = 3
 def pool(vectors, kept, positions, *, decays=(0.5, 1.0), history=4):
     pooling = HistoryPooling(D, decays, history).double()
     count = vectors.shape[0]
-    batch = HistoryBatch(torch.zeros(count, 1).long(), kept, kept, positions, torch.zeros(count, D).double())
+    others = torch.zeros(positions.shape).double()
+    batch = HistoryBatch(
+        torch.zeros(kept.shape).long(), kept, kept, positions, others, torch.zeros(count, D).double(), kept
+    )
     return pooling(vectors, batch)
 
 

@@ -24,12 +24,14 @@ from tiny_models import (
     work_of,
 )
 
+from mmfed.fusion.registry import FUSION_HEADS
+from mmfed.models.registry import RECOMMENDERS
 from mmfed.training import cohort
 from mmfed.training.cohort import train_cohort
 from mmfed.training.reference import train_user, train_users
 
 LENGTHS = (0, 1, 2, 13, 7, 0, 9)  # the longest is above model.history
-OBJECTIVES = ("softmax", "sampled-softmax", "bpr", "bce")
+OBJECTIVES = ("softmax", "sampled-softmax", "bpr", "bce", "mse")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -74,12 +76,42 @@ def assert_parity(config, histories, *, dtype=torch.float64, model=None):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("steps", "mode"), [(s, m) for s in (1, 3) for m in ("none", "user-central")])
-def test_every_combination(dtype, objective, steps, mode):
+@pytest.mark.parametrize("name", sorted(RECOMMENDERS))
+def test_every_recommender(name, dtype, objective, steps, mode):
     histories = random_histories(LENGTHS)
-    for fusion, item_ids, private in itertools.product(("concat", "attention"), (True, False), (True, False)):
-        chosen = {"model.fusion": fusion, "model.item_ids": item_ids, "model.private_user_vector": private}
+    for item_ids, private in ((True, False), (False, True)):
+        chosen = {"model.name": name, "model.item_ids": item_ids, "model.private_user_vector": private}
         chosen |= {"training.objective": objective, "training.steps": steps, "privacy.mode": mode}
         assert_parity(configured(**chosen), histories, dtype=dtype)
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSION_HEADS))
+@pytest.mark.parametrize(("steps", "mode"), [(s, m) for s in (1, 3) for m in ("none", "user-central")])
+def test_every_fusion_head_with_modality_dropout(fusion, steps, mode):
+    chosen = {"model.name": "mf", "model.fusion": fusion, "training.modality_dropout": 0.4}
+    config = configured(**chosen, **{"training.steps": steps, "privacy.mode": mode})
+    assert_parity(config, random_histories(LENGTHS))
+
+
+@pytest.mark.parametrize("sampling", ["popularity", "hard"])
+@pytest.mark.parametrize("objective", ["sampled-softmax", "bpr", "bce"])
+@pytest.mark.parametrize(("steps", "mode"), [(1, "none"), (1, "user-central"), (3, "user-central")])
+def test_every_kind_of_negative(sampling, objective, steps, mode):
+    chosen = {"training.negative_sampling": sampling, "training.objective": objective}
+    assert_parity(configured(**chosen, **{"training.steps": steps, "privacy.mode": mode}), random_histories(LENGTHS))
+
+
+@pytest.mark.parametrize("objective", ["softmax", "bpr", "mse"])
+@pytest.mark.parametrize(("steps", "mode"), [(1, "none"), (1, "user-central"), (3, "user-central")])
+def test_where_order_is_not_time(objective, steps, mode):
+    chosen = {"training.context": "others", "training.objective": objective}
+    assert_parity(configured(**chosen, **{"training.steps": steps, "privacy.mode": mode}), random_histories(LENGTHS))
+
+
+@pytest.mark.parametrize(("steps", "mode"), [(1, "none"), (1, "user-central"), (3, "user-central")])
+def test_cosine_similarity(steps, mode):
+    config = configured(**{"model.similarity": "cosine", "training.steps": steps, "privacy.mode": mode})
+    assert_parity(config, random_histories(LENGTHS))
 
 
 @settings(max_examples=25, deadline=None)

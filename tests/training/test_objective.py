@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_models import DIMENSIONS, ITEMS, histories_from, random_histories, tiny_config, tiny_model
+from tiny_models import DIMENSIONS, ITEMS, histories_from, random_histories, tiny_config, tiny_features, tiny_model
 
 from mmfed.training.batch import NEVER, training_batch
 from mmfed.training.objective import user_losses
@@ -15,11 +15,11 @@ from mmfed.training.objective import user_losses
 LISTS = [[3, 5, 3, 9, 5, 1], [], [8], [2, 2, 2], list(range(15)), [30, 31, 32, 33]]
 
 
-def batch_of(histories, config, *, seed=4, round_number=1, step=0, item_count=ITEMS):
+def batch_of(histories, config, *, seed=4, round_number=1, step=0, item_count=ITEMS, model=None):
     return training_batch(
         histories,
+        model=tiny_model(config, tiny_features(item_count)) if model is None else model,
         section=config.training,
-        item_count=item_count,
         seed=seed,
         round_number=round_number,
         step=step,
@@ -163,3 +163,22 @@ def test_what_comes_later_enters_no_state():
     assert torch.equal(states[0, :3], after[0, :3])
     assert not torch.allclose(states[0, 3], after[0, 3])
     assert not states[0, 0].any(), "an empty history gives the zero state"
+
+
+def test_where_order_is_not_time_a_state_holds_everything_but_its_target():
+    config = tiny_config("training.context=others", "training.history_dropout=0", "model.decays=[1.0]")
+    model = tiny_model(config)
+    items = [4, 9, 2, 7]
+    batch = batch_of(histories_from([items]), config)
+    tables = model.item_tables()
+    states = model.user_states(tables.history[batch.histories.items], batch.histories)
+    for index, position in enumerate(batch.histories.positions[0].tolist()):
+        others = [item for item in items if item != items[position]]
+        expected = tables.history[others].sum(0) / len(others) ** 0.75 @ model.pooling.mix[0]
+        torch.testing.assert_close(states[0, index], expected)
+    shuffled = [items[place] for place in (2, 0, 3, 1)]
+    losses = []
+    for order in (items, shuffled):
+        one = batch_of(histories_from([order]), config)
+        losses.append(user_losses(model, config.training, tables, tables.history[one.histories.items], one))
+    torch.testing.assert_close(losses[0], losses[1])

@@ -15,7 +15,7 @@ from mmfed.data.sources.delimited import TableFile, read_table_file, require_col
 from mmfed.data.sources.encode import categorical, tags
 from mmfed.types import FloatArray
 
-ITEM_COLUMNS = ("item", "title", "text", "description", "price", "category", "store", "image")
+ITEM_COLUMNS = ("item", "title", "text", "description", "price", "category", "store", "image", "audio", "video")
 MOST_TAGS = 512
 _AUDIENCE = (
     "popularity", "sales", "sold", "units_sold", "views", "clicks", "purchases", "orders", "revenue", "rank",
@@ -35,7 +35,9 @@ def read_items(path: Path, folder: Path, findings: Findings) -> Catalogue | None
     reader = ColumnReader(table, findings)
     ids = _item_ids(reader)
     prices = reader.numbers("price", lowest=0).cast(pl.Float32).fill_null(float("nan")).to_numpy()
-    images = _images(reader, folder)
+    images = _files(reader, folder, "image", lacking="a picture", kind="pictures")
+    audios = _files(reader, folder, "audio", lacking="sound", kind="sound files")
+    videos = _files(reader, folder, "video", lacking="video", kind="video files")
     plain, tagged, numeric = _attributes(reader, table, findings)
     category = _labels(reader.text("category"))[0] if reader.has("category") else None
     store = categorical(reader.text("store")) if reader.has("store") else None
@@ -52,6 +54,8 @@ def read_items(path: Path, folder: Path, findings: Findings) -> Catalogue | None
         categorical=plain,
         tags=tagged,
         numeric=numeric,
+        audios=audios if reader.has("audio") else (),
+        videos=videos if reader.has("video") else (),
     )
     return catalogue if keep.all() else _only_ids(ids.filter(keep))
 
@@ -71,23 +75,25 @@ def _item_ids(reader: ColumnReader) -> pl.Series:
     return ids
 
 
-def _images(reader: ColumnReader, folder: Path) -> tuple[Path | None, ...]:
-    cells = reader.text("image").to_list()
+def _files(reader: ColumnReader, folder: Path, column: str, *, lacking: str, kind: str) -> tuple[Path | None, ...]:
+    """The files a column names; a path that leaves the shop is an error, a file that is not there a warning."""
+    text = reader.text(column)
+    cells = text.to_list()
     faults = [None if cell is None else path_fault(cell) for cell in cells]
     outside = pl.Series([fault is not None for fault in faults], dtype=pl.Boolean)
     shown = pl.Series(
         [f"{cell!r} {fault}" if fault else None for cell, fault in zip(cells, faults, strict=True)], dtype=pl.String
     )
-    reader.report("error", "image", outside, "the path leaves the shop: {cell}", "give a path inside media/.", shown)
+    reader.report("error", column, outside, "the path leaves the shop: {cell}", "give a path inside media/.", shown)
     web = pl.Series([cell is not None and "://" in cell for cell in cells], dtype=pl.Boolean)
-    what = "{cell} is a web address; the item counts as without a picture"
-    reader.report("warning", "image", web, what, "download the pictures into media/.", reader.text("image"))
+    what = f"{{cell}} is a web address; the item counts as without {lacking}"
+    reader.report("warning", column, web, what, f"download the {kind} into media/.", text)
     followed = [cell if ok else None for cell, ok in zip(cells, ~(outside | web), strict=True)]
-    images = tuple(None if cell is None else find_picture(folder, cell) for cell in followed)
-    lost = pl.Series([c is not None and i is None for c, i in zip(followed, images, strict=True)], dtype=pl.Boolean)
-    what = "there is no file {cell}; the item counts as without a picture"
-    reader.report("warning", "image", lost, what, "put it into media/, or empty the cell.", reader.text("image"))
-    return images
+    files = tuple(None if cell is None else find_picture(folder, cell) for cell in followed)
+    lost = pl.Series([c is not None and i is None for c, i in zip(followed, files, strict=True)], dtype=pl.Boolean)
+    what = f"there is no file {{cell}}; the item counts as without {lacking}"
+    reader.report("warning", column, lost, what, "put it into media/, or empty the cell.", text)
+    return files
 
 
 def _attributes(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 from scipy import sparse
 
-from mmfed.data.schema import Interactions
+from mmfed.data.schema import Features, Interactions
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.types import FloatArray, IntArray
 
@@ -26,14 +27,25 @@ class Baseline(ABC):
     Attributes:
         name: its name in tables and configuration.
         kind: what it sees; tables print ``KIND_NOTES[kind]`` beside it.
+        drawn: whether the seed changes the model: such a baseline is fitted once per seed, others once.
+        reads_content: whether it needs the catalogue's features.
     """
 
     name: ClassVar[str]
     kind: ClassVar[BaselineKind] = "centralised"
+    drawn: ClassVar[bool] = False
+    reads_content: ClassVar[bool] = False
 
     @abstractmethod
-    def fit(self, train: Interactions, *, seed: int) -> Self:
-        """Learn from ``train`` alone; the same seed gives the same model."""
+    def fit(self, train: Interactions, *, seed: int, features: Mapping[str, Features] | None = None) -> Self:
+        """Learn from ``train`` and the public catalogue; the same seed gives the same model.
+
+        Args:
+            features: the catalogue's modalities as the feature store gives them, items in the order of ``train``.
+
+        Raises:
+            MmfedError: a baseline that ``reads_content`` gets none, or features of another catalogue.
+        """
 
     @abstractmethod
     def score(self, history: Interactions, users: IntArray) -> FloatArray:
@@ -64,6 +76,30 @@ def check_catalogue(baseline: Baseline, fitted_items: int, history: Interactions
             f"baseline '{baseline.name}' was fitted on {fitted_items} items, the history has {history.item_count}.",
             "fit and score on one catalogue.",
         )
+
+
+def needed_content(
+    baseline: Baseline, features: Mapping[str, Features] | None, train: Interactions
+) -> Mapping[str, Features]:
+    """The features of a baseline that cannot do without.
+
+    Raises:
+        MmfedError: there are none, or they belong to another catalogue.
+    """
+    if not features:
+        raise MmfedError(
+            ExitCode.FEATURES,
+            f"baseline '{baseline.name}' learns from item content and this catalogue has no features.",
+            "name a modality that the shop has in features.modalities, or leave the baseline out.",
+        )
+    for name, one in features.items():
+        if len(one.present) != train.item_count:
+            raise MmfedError(
+                ExitCode.FAULT,
+                f"features '{name}' cover {len(one.present)} items, the interactions {train.item_count}.",
+                "give features and interactions of one catalogue.",
+            )
+    return features
 
 
 def history_matrix(history: Interactions, users: IntArray, *, decay: float = 1.0) -> sparse.csr_array:

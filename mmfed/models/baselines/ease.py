@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
-from scipy import linalg
 
-from mmfed.data.schema import Interactions
+from mmfed.data.schema import Features, Interactions
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.models.band_ease import ease_weights
 from mmfed.models.baselines.base import Baseline, check_catalogue, history_matrix, not_fitted
 from mmfed.types import FloatArray, IntArray
 
@@ -38,8 +39,8 @@ class EASE(Baseline):
         self.regularisation, self.decay = regularisation, decay
         self._weights: FloatArray | None = None
 
-    def fit(self, train: Interactions, *, seed: int) -> Self:
-        del seed  # nothing is drawn
+    def fit(self, train: Interactions, *, seed: int, features: Mapping[str, Features] | None = None) -> Self:
+        del seed, features  # nothing is drawn
         if train.item_count > MOST_ITEMS:
             raise MmfedError(
                 ExitCode.CONFIG,
@@ -48,12 +49,7 @@ class EASE(Baseline):
             )
         held = history_matrix(train, np.arange(train.user_count))
         gram = (held.T @ held).toarray()
-        gram[np.diag_indices_from(gram)] += self.regularisation
-        # Cholesky: the matrix is symmetric positive definite, half the work of a general inverse.
-        precision = linalg.cho_solve(linalg.cho_factor(gram, overwrite_a=True), np.eye(len(gram)), overwrite_b=True)
-        weights = precision / -np.diag(precision)
-        np.fill_diagonal(weights, 0.0)
-        self._weights = weights
+        self._weights = ease_weights(gram, self.regularisation)
         return self
 
     def score(self, history: Interactions, users: IntArray) -> FloatArray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
 from scipy import sparse
 
-from mmfed.data.schema import Interactions
+from mmfed.data.schema import Features, Interactions
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.models.baselines.base import Baseline, check_catalogue, history_matrix, not_fitted
 from mmfed.types import FloatArray, IntArray
@@ -36,8 +37,8 @@ class ItemKNN(Baseline):
         self._item_count = 0
         self._weights: sparse.csr_array | None = None
 
-    def fit(self, train: Interactions, *, seed: int) -> Self:
-        del seed  # nothing is drawn
+    def fit(self, train: Interactions, *, seed: int, features: Mapping[str, Features] | None = None) -> Self:
+        del seed, features  # nothing is drawn
         held = history_matrix(train, np.arange(train.user_count))
         norms = np.sqrt(np.asarray(held.sum(axis=0)).ravel())
         scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)

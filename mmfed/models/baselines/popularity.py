@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
 
-from mmfed.data.schema import Interactions
+from mmfed.data.schema import Features, Interactions
 from mmfed.models.baselines.base import Baseline, check_catalogue, history_matrix, not_fitted
 from mmfed.types import FloatArray, IntArray
 
@@ -19,8 +20,8 @@ class Popularity(Baseline):
     def __init__(self) -> None:
         self._counts: FloatArray | None = None
 
-    def fit(self, train: Interactions, *, seed: int) -> Self:
-        del seed  # nothing is drawn
+    def fit(self, train: Interactions, *, seed: int, features: Mapping[str, Features] | None = None) -> Self:
+        del seed, features  # nothing is drawn
         held = history_matrix(train, np.arange(train.user_count))
         self._counts = np.asarray(held.sum(axis=0), dtype=np.float64).ravel()
         return self

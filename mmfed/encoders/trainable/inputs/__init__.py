@@ -1,0 +1,1 @@
+"""Raw item inputs of the trainable encoders: the public catalogue as small tensors."""

@@ -1,0 +1,100 @@
+"""``gcn``: graph convolution (article: h^{l+1}_i = σ(Σ_{j∈N(i)} w_ij h^l_j + b))."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmfed.data.schema import Features
+from mmfed.models.base import ItemFeatures
+from mmfed.models.item_graph import ItemGraph, content_graph
+from mmfed.models.tower import TowerRecommender
+
+
+class GraphConvolution(TowerRecommender):
+    """Nodes are items and users; images, texts and attributes enter as the items' first layer and as their edges.
+
+    The item–item graph joins every item with its nearest neighbours in frozen content space: public, built alike by
+    every party (``model.graph = "learned"`` or ``"both"`` takes the one-shot co-occurrence's, made by the coordinator
+    and sent along). User–item edges exist on the user's device only, where the last convolution, from items to the
+    user, is the pooling of the own history; no message holds an edge.
+
+    Every layer adds a residual: h^{l+1} = h^l-sum + σ(Σ w_ij h^l_j + b_l), σ the leaky ReLU of slope .2 shifted so that
+    σ(0) = 0, and the output is the mean over layers (LightGCN, He et al. 2020), since plain stacking over-smooths.
+    """
+
+    fuses_early = True
+    output = "relu"
+
+    def build(self, generator: torch.Generator) -> None:
+        del generator
+        graph = _graph(self.features, self.section.neighbours)
+        self._neighbours = torch.from_numpy(graph.indices)
+        self._weights = torch.from_numpy(graph.weights)
+        self.learned = self.section.graph != "content"
+        if self.learned:
+            shape = (self.item_count, self.section.neighbours)
+            self.register_buffer("learned_neighbours", torch.zeros(shape))
+            self.register_buffer("learned_weights", torch.zeros(shape))
+        self.layer_bias = nn.Parameter(torch.zeros(2, self.section.layers, self.dimensions))
+
+    def history_vectors(self, present: Tensor) -> Tensor:
+        return self._convolved(super().history_vectors(present), 0)
+
+    def target_table(self, present: Tensor) -> Tensor:
+        return self._convolved(super().target_table(present), 1)
+
+    def use_learned_graph(self, graph: ItemGraph) -> None:
+        """Take the item–item graph of the one-shot co-occurrence (every number travels as float32)."""
+        columns = graph.indices.shape[1]
+        with torch.no_grad():
+            self.get_buffer("learned_neighbours")[:, :columns] = torch.from_numpy(graph.indices).to(torch.float32)
+            self.get_buffer("learned_weights")[:, :columns] = torch.from_numpy(graph.weights)
+
+    def _convolved(self, nodes: Tensor, side: int) -> Tensor:
+        """[items, d] mean over the layers."""
+        total, layer = nodes, nodes
+        for number in range(self.section.layers):
+            layer = self._gathered(layer) + self.layer_bias[side, number]
+            total = total + layer
+        return total / (self.section.layers + 1)
+
+    def _gathered(self, nodes: Tensor) -> Tensor:
+        """Σ_j w_ij h_j over the item graph; of two graphs the mean."""
+        if not self.learned:
+            return _gather(nodes, self._neighbours, self._weights)
+        learned = _gather(nodes, self.get_buffer("learned_neighbours").long(), self.get_buffer("learned_weights"))
+        if self.section.graph == "learned":
+            return learned
+        return (learned + _gather(nodes, self._neighbours, self._weights)) / 2
+
+
+def _gather(nodes: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
+    """[items, d] one neighbour of all items at a time: no [items, neighbours, d] tensor."""
+    weights = weights.to(nodes.dtype)
+    total = torch.zeros_like(nodes)
+    for column in range(weights.shape[1]):
+        total = total + weights[:, column, None] * nodes.index_select(0, neighbours[:, column])
+    return total
+
+
+_GRAPHS: WeakKeyDictionary[ItemFeatures, dict[int, ItemGraph]] = WeakKeyDictionary()
+
+
+def _graph(features: ItemFeatures, neighbours: int) -> ItemGraph:
+    """The content graph, built once per catalogue; without any modality there is no edge."""
+    held = _GRAPHS.setdefault(features, {})
+    if neighbours not in held:
+        modalities = {
+            name: Features(value.float().numpy(), features.present[:, column].numpy() > 0)
+            for column, (name, value) in enumerate(zip(features.names, features.values, strict=True))
+        }
+        if modalities:
+            held[neighbours] = content_graph(modalities, neighbours=neighbours)
+        else:
+            itself = np.arange(features.item_count, dtype=np.int64)[:, None]
+            held[neighbours] = ItemGraph(itself, np.zeros(itself.shape, dtype=np.float32))
+    return held[neighbours]

@@ -1,0 +1,43 @@
+"""``mmfnet``: attention fusion with several tasks (article: r̂ = Attention(F) ⊙ FC(F))."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmfed.data.schema import Action
+from mmfed.models.base import ItemTables
+from mmfed.models.public_tasks import prototype_loss
+from mmfed.models.tower import ID, TowerRecommender
+
+
+class AttentionFusionNetwork(TowerRecommender):
+    """Attention over the modalities, conditioned on the user; each modality also tells category and price band alone.
+
+    ``Attention(F)`` are the weights a_m(u, j), ``FC(F)`` the modalities' projections; their product summed over
+    modalities meets the user. Category and price band are public labels; what the user does next (view, cart, buy) is
+    a private one, learned on the device.
+    """
+
+    own_fusion = "attention"
+    output = "relu"
+
+    def build(self, generator: torch.Generator) -> None:
+        del generator
+        self.action_weight = nn.Parameter(torch.zeros(self.dimensions, len(Action)))
+        self.action_score = nn.Parameter(torch.zeros(len(Action)))
+        self.action_bias = nn.Parameter(torch.zeros(len(Action)))
+
+    def auxiliary_losses(self, mask: Tensor | None = None) -> dict[str, Tensor]:
+        values, present = self.inputs(self.target_head, self.present(mask), history=False)
+        projected = self.target_head.projected(values)
+        return {
+            f"{modality} tells {label}": prototype_loss(projected[column], present[:, column], labels)
+            for column, modality in enumerate(self.target_head.modalities)
+            if modality != ID
+            for label, labels in self.features.labels.items()
+        }
+
+    def action_logits(self, states: Tensor, tables: ItemTables, items: Tensor) -> Tensor:
+        score = self.score_candidates(states, tables, items[..., None])
+        return states[..., : self.dimensions] @ self.action_weight + score * self.action_score + self.action_bias

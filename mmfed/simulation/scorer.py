@@ -1,0 +1,146 @@
+"""The score function of a finished run: the model of its chosen round, with band-EASE beside it where asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mmfed.config import Config
+from mmfed.data.schema import Interactions
+from mmfed.evaluation.ranking import quick_metrics
+from mmfed.federated.one_shot import band_ease, load_one_shot, use_one_shot
+from mmfed.federated.progress import chosen_model, load_parameters
+from mmfed.federated.workspace import Workspace
+from mmfed.models.band_ease import BandEase, standardised
+from mmfed.models.base import Recommender
+from mmfed.models.scoring import ModelScorer
+from mmfed.records import RunFolder
+from mmfed.types import FloatArray, IntArray
+
+ENSEMBLE_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, eq=False)
+class RunModel:
+    """What a run has learned.
+
+    Attributes:
+        model: with the chosen round's parameters.
+        round: that round.
+        beside: band-EASE of the one-shot sum; None where the run has none.
+        weight: of band-EASE's standardised score beside the model's.
+    """
+
+    config: Config
+    model: Recommender
+    round: int
+    beside: BandEase | None
+    weight: float
+
+    def scorer(
+        self, history: Interactions, vectors: FloatArray | None = None, *, hidden: tuple[str, ...] = ()
+    ) -> RunScorer:
+        """Scores of every item given each user's history.
+
+        Args:
+            history: what each user did up to the moment of the recommendation.
+            vectors: [users, d] private vectors; None for models without.
+            hidden: modalities that are treated as missing from every item.
+        """
+        alone = ModelScorer(
+            self.model,
+            history,
+            user_vectors=vectors,
+            rating_range=self.config.training.rating_range,
+            hidden=hidden,
+        )
+        discount = self.config.evaluation.popularity_discount * self.popularity() if self.discounted else None
+        return RunScorer(alone, self.beside if self.weight else None, history, self.weight, discount)
+
+    @property
+    def discounted(self) -> bool:
+        """Whether lists are re-ranked away from popular items."""
+        return self.config.evaluation.popularity_discount > 0
+
+    def popularity(self) -> FloatArray:
+        """[items] standardised popularity as the run knows it: of the one-shot sum, or the model's own item biases."""
+        if self.beside is not None:
+            known = self.beside.popularity
+        else:
+            with torch.inference_mode():
+                known = self.model.item_tables().bias.double().numpy()
+        return standardised(known[None, :])[0]
+
+
+class RunScorer:
+    """The model's scores; standardised and joined with band-EASE's, less a discount, where asked for.
+
+    Args:
+        model: the scores of the model alone.
+        beside: joins with ``weight``; None leaves the model alone.
+        discount: [items] taken off the standardised score; None for nothing.
+    """
+
+    def __init__(
+        self,
+        model: ModelScorer,
+        beside: BandEase | None,
+        history: Interactions,
+        weight: float,
+        discount: FloatArray | None = None,
+    ) -> None:
+        self._model = model
+        self._beside = beside
+        self._history = history
+        self._weight = weight
+        self._discount = discount
+
+    def __call__(self, users: IntArray) -> FloatArray:
+        """[users, items] scores."""
+        scores = self._model(users)
+        if self._beside is None and self._discount is None:
+            return scores
+        scores = standardised(scores)
+        if self._beside is not None:
+            scores = scores + self._weight * standardised(self._beside.score(self._history, users))
+        return scores if self._discount is None else standardised(scores) - self._discount
+
+    def ratings(self, users: IntArray, items: IntArray) -> FloatArray:
+        """[pairs] the model's own ratings: band-EASE ranks, it does not rate."""
+        return self._model.ratings(users, items)
+
+
+def run_model(run: RunFolder, config: Config, workspace: Workspace) -> RunModel:
+    """The model a run has chosen.
+
+    Raises:
+        MmfedError: there is no checkpoint, or it is damaged.
+    """
+    parameters, number = chosen_model(run, config)
+    model = workspace.new_model()
+    beside = None
+    if config.one_shot.enabled:
+        beside = band_ease(load_one_shot(run), config)
+        use_one_shot(model, beside, config)
+    load_parameters(model, parameters)
+    found = RunModel(config, model, number, beside, config.one_shot.ensemble or 0.0)
+    if beside is None or config.one_shot.ensemble is not None or config.training.objective == "mse":
+        return found
+    return RunModel(config, model, number, beside, _best_weight(found, workspace))
+
+
+def _best_weight(found: RunModel, workspace: Workspace) -> float:
+    """The weight of band-EASE with the best validation figure; 0 without validation data."""
+    split, config = workspace.split, workspace.config
+    if not len(split.validation) or found.beside is None:
+        return 0.0
+    alone = ModelScorer(found.model, split.train)
+    items = workspace.shop.catalogue.size
+    values = []
+    for weight in ENSEMBLE_WEIGHTS:
+        score = RunScorer(alone, found.beside if weight else None, split.train, weight)
+        metrics = quick_metrics(score, split.train, split.validation, config.evaluation.k, item_count=items)
+        values.append(metrics[config.evaluation.metric])
+    return ENSEMBLE_WEIGHTS[int(np.argmax(values))]

@@ -1,0 +1,89 @@
+"""Band-EASE as the teacher of a model: post-processing of the one-shot sum, no further privacy cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfed.models.band_ease import BandEase, standardised
+from mmfed.models.base import HistoryBatch, Recommender
+from mmfed.rng import numpy_generator
+
+TEACHING_RATE = 0.01
+BATCH, LONGEST = 64, 10
+SHARPNESS = 2.0  # the teacher's standardised scores are multiplied by this before the softmax
+
+
+def taught(
+    model: Recommender, parameters: Mapping[str, Tensor], teacher: BandEase, *, steps: int, seed: int
+) -> dict[str, Tensor]:
+    """Shared parameters after learning the teacher's rankings of made-up histories.
+
+    A made-up history walks over the teacher's weights, each next item drawn among those the teacher ranks high, so
+    that nobody's history is used. The model learns the teacher's softmax over all items (distillation, Hinton et al.
+    2015); items without any co-occurrence are taught to nobody, but share the towers.
+
+    Args:
+        model: not changed.
+        parameters: where to start.
+        steps: of Adam.
+        seed: of the walks.
+    """
+    local = copy.deepcopy(model)
+    shared = local.shared_parameters()
+    with torch.no_grad():
+        for name, value in shared.items():
+            value.copy_(parameters[name])
+    generator = numpy_generator(seed, "teacher")
+    optimiser = torch.optim.Adam(shared.values(), lr=TEACHING_RATE)
+    known = np.flatnonzero(np.abs(teacher.weights).sum(1) > 0)
+    for _ in range(steps if len(known) > 1 else 0):
+        walks = _walks(teacher, known, generator)
+        loss = _distance(local, teacher, walks)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(shared.values()), 1.0)
+        optimiser.step()
+    return {name: value.detach().clone() for name, value in shared.items()}
+
+
+def _walks(teacher: BandEase, known: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """[BATCH, length] item index; the length is drawn once for the batch."""
+    length = int(generator.integers(1, LONGEST + 1))
+    walks = np.zeros((BATCH, length), dtype=np.int64)
+    walks[:, 0] = generator.choice(known, BATCH)
+    for place in range(1, length):
+        scores = standardised(teacher.weights[walks[:, place - 1]]) * SHARPNESS
+        np.put_along_axis(scores, walks[:, :place], -np.inf, axis=1)
+        # Gumbel maximum: one draw from the softmax of every row.
+        walks[:, place] = np.argmax(scores + generator.gumbel(size=scores.shape), axis=1)
+    return walks
+
+
+def _distance(model: Recommender, teacher: BandEase, walks: np.ndarray) -> Tensor:
+    """Cross-entropy between the teacher's and the model's softmax after each walk, nats; walked items left out."""
+    count, length = walks.shape
+    weights = teacher.history_decay ** np.arange(length - 1, -1, -1.0)
+    taught = standardised((teacher.weights[walks] * weights[None, :, None]).sum(1)) * SHARPNESS
+    np.put_along_axis(taught, walks, -np.inf, axis=1)
+    tables = model.item_tables()
+    dtype = tables.bias.dtype
+    items, ones = torch.from_numpy(walks), torch.ones(count, length, dtype=dtype)
+    batch = HistoryBatch(
+        items=items,
+        known=ones,
+        kept=ones,
+        positions=torch.full((count, 1), length, dtype=torch.int64),
+        others=torch.zeros(count, 1, dtype=dtype),
+        user_vectors=torch.zeros(count, model.dimensions, dtype=dtype),
+        ratings=ones,
+    )
+    vectors = torch.nn.functional.embedding(items, tables.history)
+    scores = model.score(model.user_states(vectors, batch), tables)[:, 0]
+    shares = torch.softmax(torch.from_numpy(taught).to(dtype), dim=1)
+    logged = torch.log_softmax(scores.scatter(1, items, float("-inf")), dim=1)
+    return -(shares * logged.masked_fill(shares == 0, 0.0)).sum(1).mean()
