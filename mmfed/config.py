@@ -51,6 +51,20 @@ class SplitSection(_Section):
         default=0.1, gt=0, lt=1, description="share of a history (ratio) or of the time span (global-time)"
     )
     minimum_history: int = Field(default=3, ge=1, description="users with fewer interactions are kept in training only")
+    cold_items: float = Field(
+        default=0.0, ge=0, lt=1, description="share of items held out wholly, as if they came after training"
+    )
+    new_users: float = Field(
+        default=0.0, ge=0, lt=1, description="share of users held out wholly, as if they came after training"
+    )
+    fold: int = Field(default=0, ge=0, description="which of the disjoint shares of items and users is held out")
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> SplitSection:
+        share = max(self.cold_items, self.new_users)
+        if (self.fold + 1) * share > 1 + 1e-9:
+            raise ValueError(f"fold {self.fold} does not exist: shares of {share:g} give {int(1 / share + 1e-9)} folds")
+        return self
 
 
 class DataSection(_Section):
@@ -72,7 +86,7 @@ class DataSection(_Section):
 
 
 class EncoderSection(_Section):
-    """Frozen encoder of one modality."""
+    """Encoder of one modality: frozen, adapted, or trained from raw inputs."""
 
     encoder: str = Field(
         default="default", description="'default', a torchvision/transformers model name, a folder, or 'none'"
@@ -82,6 +96,46 @@ class EncoderSection(_Section):
         default=64, ge=1, description="PCA to this many dimensions; none keeps the encoder's own"
     )
     whiten: bool = Field(default=True, description="unit variance of every kept direction")
+    training: Literal["frozen", "adapter", "full"] = Field(
+        default="frozen",
+        description="frozen features, an adapter trained behind them, or a network trained from raw inputs",
+    )
+    scope: Literal["shared", "private"] = Field(
+        default="shared", description="shared weights are aggregated; a private adapter never leaves the device"
+    )
+    network: str = Field(
+        default="default",
+        description="what is trained (full: cnn, text-cnn, lstm, gru, audio-gru, audio-cnn, frame-pooling, embedding; "
+        "adapter: bottleneck, linear, lora); 'default' takes the first that fits",
+    )
+
+    @model_validator(mode="after")
+    def _what_can_be_trained(self) -> EncoderSection:
+        if self.training == "full" and self.scope == "private":
+            raise ValueError(
+                "a private full network would be trained from one person's few interactions: set training = 'adapter', "
+                "or scope = 'shared'"
+            )
+        if self.training == "frozen" and (self.scope != "shared" or self.network != "default"):
+            raise ValueError("scope and network belong to trained encoders: set training = 'adapter' or 'full'")
+        if self.scope == "private" and self.network not in ("default", "linear"):
+            raise ValueError(f"a private adapter is linear, not {self.network!r}: leave network at 'default'")
+        return self
+
+
+class TextSection(EncoderSection):
+    """Encoder of titles and descriptions."""
+
+    vectors: Path | None = Field(
+        default=None, description="full: Word2Vec or GloVe file with start values of the words; every party needs it"
+    )
+    train_words: bool = Field(default=True, description="full: whether word vectors are trained and sent")
+
+    @model_validator(mode="after")
+    def _vectors_are_of_a_full_network(self) -> TextSection:
+        if self.vectors is not None and self.training != "full":
+            raise ValueError("vectors are start values of a network over words: set training = 'full'")
+        return self
 
 
 class AttributesSection(EncoderSection):
@@ -94,16 +148,24 @@ class AttributesSection(EncoderSection):
 
 
 class FeaturesSection(_Section):
-    """Frozen features of the public catalogue."""
+    """Features of the public catalogue."""
 
     modalities: tuple[ModalityName, ...] = ("image", "text", "attributes")
     cache: Path | None = Field(default=None, description="feature cache folder; none takes the user's cache folder")
     batch: int = Field(default=32, ge=1, description="pictures or texts at a time")
+    permuted: bool = Field(
+        default=False, description="a control: every item gets another one's features, so content can say nothing"
+    )
     image: EncoderSection = EncoderSection()
-    text: EncoderSection = EncoderSection()
+    text: TextSection = TextSection()
     attributes: AttributesSection = AttributesSection()
     audio: EncoderSection = EncoderSection()
     video: EncoderSection = EncoderSection()
+
+    @property
+    def private_adapters(self) -> tuple[ModalityName, ...]:
+        """Modalities with an adapter per user."""
+        return tuple(name for name in dict.fromkeys(self.modalities) if getattr(self, name).scope == "private")
 
 
 class ModelSection(_Section):
@@ -176,7 +238,9 @@ class TrainingSection(_Section):
     rating_range: tuple[float, float] = Field(
         default=(1.0, 5.0), description="mse: lowest and highest rating there is (public)"
     )
-    private_learning_rate: float = Field(default=0.1, gt=0, description="step size of the private user vector")
+    private_learning_rate: float = Field(
+        default=0.1, gt=0, description="step size of the private user vector and adapters"
+    )
     engine: Literal["cohort", "reference"] = "cohort"
 
 
@@ -306,6 +370,11 @@ class Config(_Section):
                 raise ValueError("federation.backend = 'centralised' trains without privacy: set privacy.mode = 'none'")
             if self.model.private_user_vector:
                 raise ValueError("federation.backend = 'centralised' has no devices: no model.private_user_vector")
+            if self.features.private_adapters:
+                raise ValueError(
+                    "federation.backend = 'centralised' has no devices: "
+                    f"no features.{self.features.private_adapters[0]}.scope = 'private'"
+                )
         return self
 
     @model_validator(mode="after")
@@ -328,8 +397,8 @@ class Config(_Section):
     def selection(self) -> Literal["last", "best-validation"]:
         """Which round becomes the model."""
         chosen = self.federation.selection
-        if self.model.private_user_vector:
-            return "last"  # devices keep the latest private vectors only, not those of an earlier round
+        if self.model.private_user_vector or self.features.private_adapters:
+            return "last"  # devices keep the latest private state only, not that of an earlier round
         return chosen or ("best-validation" if self.privacy.mode == "none" else "last")
 
     def to_toml(self) -> str:
@@ -378,11 +447,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_scenario(path: Path) -> dict[str, Any]:
-    """A scenario file as a plain tree; a relative ``data.path`` in it is relative to the file."""
+    """A scenario file as a plain tree; a relative ``data.path`` or ``features.text.vectors`` in it is relative to the
+    file."""
     tree = read_toml(path)
-    data = tree.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str) and data["path"] != "none":
-        data["path"] = os.path.normpath(path.parent / Path(data["path"]).expanduser())
+    for *sections, key in (("data", "path"), ("features", "text", "vectors")):
+        node: Any = tree
+        for section in sections:
+            node = node.get(section) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(key), str) and node[key] != "none":
+            node[key] = os.path.normpath(path.parent / Path(node[key]).expanduser())
     return tree
 
 

@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import tomli_w
 
-from mmfed.config import Config, build_config, known_keys, load_config
+from mmfed.config import Config, ModalityName, build_config, known_keys, load_config
 from mmfed.errors import ExitCode, MmfedError
 
+MODALITIES = get_args(ModalityName)
 SPECIAL: dict[str, Any] = {
     "run.name": "other-1",
     "run.folder": "elsewhere",
@@ -19,6 +20,17 @@ SPECIAL: dict[str, Any] = {
     "features.cache": "a/cache",
     "features.modalities": ["audio"],
     "evaluation.metric": "recall@5",
+    "features.text.vectors": "some/words.txt",
+    **{f"features.{name}.network": "linear" for name in MODALITIES},
+}
+RELATIVE = ("data.path", "features.text.vectors")  # in a scenario file, relative to it
+NEEDED = {
+    "features.text.vectors": "features.text.training=full",
+    **{
+        f"features.{name}.{key}": f"features.{name}.training=adapter"
+        for name in MODALITIES
+        for key in ("network", "scope")
+    },
 }
 
 
@@ -66,15 +78,17 @@ def as_override(key: str, value: Any) -> str:
 @pytest.mark.parametrize("key", known_keys())
 def test_every_key_can_be_set_and_comes_back(key, tmp_path):
     value = other_value(key, known_keys()[key])
-    config = build_config({}, [as_override(key, value)])
+    more = [NEEDED[key]] if key in NEEDED else []
+    config = build_config({}, [*more, as_override(key, value)])
     assert value_of(config, key) == value
     assert value_of(Config(), key) != value
-    changed = [other for other in known_keys() if value_of(config, other) != value_of(Config(), other)]
+    plain = build_config({}, more)
+    changed = [other for other in known_keys() if value_of(config, other) != value_of(plain, other)]
     assert changed == [key]
     assert Config.from_flat(config.to_flat()) == config
     (tmp_path / "x.toml").write_text(config.to_toml())
-    if key == "data.path":
-        assert load_config(tmp_path / "x.toml").data.path == tmp_path / value, "relative to the scenario"
+    if key in RELATIVE:
+        assert value_of(load_config(tmp_path / "x.toml"), key) == str(tmp_path / value), "relative to the scenario"
     else:
         assert load_config(tmp_path / "x.toml") == config
 
@@ -87,6 +101,39 @@ def test_none_is_written_as_none(key, tmp_path):
     (tmp_path / "x.toml").write_text(config.to_toml())
     assert value_of(load_config(tmp_path / "x.toml"), key) is None
     assert Config.from_flat(config.to_flat()) == config
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["features.image.training=full", "features.image.scope=private"], "adapter"),
+        (["features.image.scope=private"], "training"),
+        (["features.image.network=cnn"], "training"),
+        (["features.text.training=adapter", "features.text.scope=private", "features.text.network=lora"], "linear"),
+        (["features.text.training=adapter", "features.text.vectors=w.txt"], "full"),
+        (["features.image.vectors=w.txt"], "unknown"),
+        (
+            [
+                "features.image.training=adapter",
+                "features.image.scope=private",
+                "privacy.mode=none",
+                "federation.backend=centralised",
+            ],
+            "no devices",
+        ),
+    ],
+)
+def test_an_encoder_that_cannot_be_trained_like_this_is_refused(wrong, says):
+    with pytest.raises(MmfedError, match=says) as fault:
+        build_config({}, wrong)
+    assert fault.value.code is ExitCode.CONFIG
+
+
+def test_a_private_adapter_keeps_the_last_round():
+    config = build_config({}, ["features.image.training=adapter", "features.image.scope=private", "privacy.mode=none"])
+    assert config.features.private_adapters == ("image",)
+    assert config.selection == "last"
+    assert build_config({}, ["privacy.mode=none"]).selection == "best-validation"
 
 
 def test_none_is_a_word_where_a_word_is_wanted():

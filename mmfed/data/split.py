@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,14 +11,42 @@ import numpy as np
 from mmfed.config import SplitSection
 from mmfed.data.schema import Interactions, Shop, Split
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.types import IntArray
+from mmfed.rng import derive
+from mmfed.types import BoolArray, IntArray
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 _TIES = "ties in time keep input order"
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Who and what training never meets.
+
+    Attributes:
+        items: [items] bool, cold items.
+        users: [users] bool, new users.
+    """
+
+    items: BoolArray
+    users: BoolArray
+
+    def rows(self, interactions: Interactions) -> BoolArray:
+        """[interactions] true for the rows of a cold item or a new user."""
+        return self.items[interactions.items] | np.repeat(self.users, interactions.lengths)
+
+
+def held_out(shop: Shop, section: SplitSection) -> HeldOut:
+    """Cold items and new users: those whose id's hash falls into the section's fold, whatever else the shop holds."""
+    return HeldOut(
+        _in_fold("cold item", shop.catalogue.item_ids, section.cold_items, section.fold),
+        _in_fold("new user", shop.interactions.user_ids, section.new_users, section.fold),
+    )
+
+
 def split_shop(shop: Shop, section: SplitSection) -> Split:
     """Cut the interactions of a shop into train, validation and test; every row lands in exactly one of them.
+
+    Rows of held-out items and users (``held_out``) are in none: what is cut is the shop as it was before they came.
 
     ``leave-last-out`` and ``ratio`` decide each user by that user's own rows alone. ``global-time`` has one cut date
     for everyone, so no training row is later than any test row.
@@ -24,6 +54,8 @@ def split_shop(shop: Shop, section: SplitSection) -> Split:
     Raises:
         MmfedError: the shares leave nothing to train on, no split came with the data, or the data carry no time.
     """
+    if section.cold_items or section.new_users:
+        return _split_without(shop, section)
     interactions = shop.interactions
     if section.kind == "given":
         return cut(interactions, _given_parts(shop), "split given with the data")
@@ -57,6 +89,32 @@ def cut(interactions: Interactions, parts: IntArray, description: str) -> Split:
 def no_split(nobody: Interactions) -> Split:
     """The split of a catalogue without interactions."""
     return Split(train=nobody, validation=nobody, test=nobody, description="no interactions here")
+
+
+def _split_without(shop: Shop, section: SplitSection) -> Split:
+    """The split of what is not held out."""
+    held = held_out(shop, section)
+    kept = ~held.rows(shop.interactions)
+    if not kept.any():
+        raise MmfedError(
+            ExitCode.DATA,
+            f"{shop.name}: all {len(kept)} interactions are with held-out items or users.",
+            "lower data.split.cold_items and data.split.new_users, or take another data.split.fold.",
+        )
+    warm = replace(
+        shop,
+        interactions=shop.interactions.keep_rows(kept),
+        parts=None if shop.parts is None else shop.parts[kept],
+    )
+    found = split_shop(warm, section.model_copy(update={"cold_items": 0.0, "new_users": 0.0, "fold": 0}))
+    without = f"{int(held.items.sum())} items and {int(held.users.sum())} users held out wholly"
+    return replace(found, description=f"{found.description}; {without}")
+
+
+def _in_fold(what: str, ids: Sequence[str], share: float, fold: int) -> BoolArray:
+    """[ids] true where the hash of the id is in [fold · share, (fold + 1) · share)."""
+    places = np.array([derive(0, what, str(one)) for one in ids], dtype=np.float64) * 2.0**-64
+    return (places >= fold * share) & (places < (fold + 1) * share)
 
 
 def _leave_last_out(interactions: Interactions, section: SplitSection) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ from mmfed.data.schema import Catalogue, Features
 from mmfed.encoders.attributes import attribute_features
 from mmfed.encoders.cache import CachedFeatures, cached_features, default_cache
 from mmfed.encoders.encoder import FrozenEncoder, ItemInputs, file_inputs, text_inputs
-from mmfed.encoders.reduce import fit_reduction
+from mmfed.encoders.reduce import Reduction, fit_reduction
+from mmfed.encoders.trainable.plan import TowerPlan
+from mmfed.encoders.trainable.planner import LORA, adapter_plan, full_plan, lora_plan
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.rng import numpy_generator
 
 ModalityProgress = Callable[[str, int, int], None]
 
@@ -28,14 +32,26 @@ class FeatureSet:
     """Features of every item, the same on the server and on every device.
 
     Attributes:
-        modalities: by name; values [items, d_m] float32 after reduction (zero where absent), presence [items].
+        modalities: frozen features by name; values [items, d_m] float32 after reduction (zero where absent), presence
+            [items].
         notes: what was left out or made again and why, one line each.
-        digest: hex SHA-256 over item ids, values and presence of all modalities.
+        digest: hex SHA-256 over item ids, values and presence of all modalities, and the plans' inputs.
+        plans: of the modalities with trained weights, with their raw inputs; a full network's has no frozen features.
     """
 
     modalities: dict[str, Features]
     notes: tuple[str, ...]
     digest: str
+    plans: Mapping[str, TowerPlan] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> dict[str, tuple[int, int]]:
+        """Width of the vectors and number of items that have them, by modality."""
+        frozen = {name: (int(one.values.shape[1]), int(one.present.sum())) for name, one in self.modalities.items()}
+        trained = {
+            name: (plan.width, int(plan.present.sum())) for name, plan in self.plans.items() if plan.present is not None
+        }
+        return frozen | trained
 
 
 def catalogue_features(
@@ -44,6 +60,7 @@ def catalogue_features(
     """Features of the modalities asked for, from the cache where an earlier run left them.
 
     Numbers the shop delivers itself take the place of an encoder. A modality that no item has is left out, with a note.
+    A full network needs its raw inputs only: no frozen backbone is loaded for it.
 
     Args:
         progress: called with (modality, items done, items to do) after each durable chunk; what it raises stops the
@@ -53,17 +70,77 @@ def catalogue_features(
         MmfedError: a package, model or weights are missing, or the cache folder cannot be written.
     """
     modalities: dict[str, Features] = {}
+    plans: dict[str, TowerPlan] = {}
     notes: list[str] = []
-    for modality in section.modalities:
-        if modality in modalities:
-            continue
+    for modality in dict.fromkeys(section.modalities):
         settings: EncoderSection = getattr(section, modality)
+        if settings.training == "full":
+            plan = full_plan(catalogue, modality, settings, _fault_notes(catalogue, modality, notes))
+            if plan is None:
+                notes.append(f"{modality}: no item has any that could be read; left out.")
+            else:
+                plans[modality] = plan
+            continue
         raw = _raw(catalogue, section, modality, settings, progress, notes)
-        if raw is not None:
-            features = _reduced(modality, raw, settings, notes)
-            if features is not None:
-                modalities[modality] = features
-    return FeatureSet(modalities, tuple(notes), _digest(catalogue.item_ids, modalities))
+        if raw is None:
+            continue
+        features, reduction = _reduced(modality, raw, settings, notes)
+        if features is None:
+            continue
+        modalities[modality] = features
+        if settings.training == "adapter":
+            plans[modality] = _adapter(catalogue, section, modality, features, reduction, notes)
+    if section.permuted:
+        modalities = _permuted(modalities, catalogue.size)
+        notes.append("the features are permuted among the items: a control without content.")
+    return FeatureSet(modalities, tuple(notes), _digest(catalogue.item_ids, modalities, plans), plans)
+
+
+def _adapter(
+    catalogue: Catalogue,
+    section: FeaturesSection,
+    modality: str,
+    features: Features,
+    reduction: Reduction | None,
+    notes: list[str],
+) -> TowerPlan:
+    settings: EncoderSection = getattr(section, modality)
+    width = features.values.shape[1]
+    plan = adapter_plan(modality, settings, width)
+    if plan.network != LORA:
+        return plan
+    if modality in catalogue.features:
+        raise MmfedError(
+            ExitCode.FEATURES,
+            "features.text.network = 'lora': the shop delivers text numbers, and no transformer made them here.",
+            "set features.text.network = 'bottleneck'.",
+        )
+    from mmfed.encoders.text import TextEncoder
+
+    encoder = TextEncoder(settings.encoder, settings.weights, batch=section.batch)
+    told = _fault_notes(catalogue, modality, notes)
+    return lora_plan(catalogue, encoder.folder, encoder.weights_sha256, reduction, width, told)
+
+
+def _fault_notes(catalogue: Catalogue, modality: str, notes: list[str]) -> Callable[[dict[int, str]], None]:
+    """Notes of the raw inputs that could not be read."""
+
+    def told(faults: dict[int, str]) -> None:
+        rows = sorted(faults.items())
+        for row, reason in rows[:_NAMED]:
+            notes.append(
+                f"{modality}: {catalogue.item_ids[row]}: {reason}; the item is treated as having no {modality}."
+            )
+        if len(rows) > _NAMED:
+            notes.append(f"{modality}: {len(rows) - _NAMED} more could not be read.")
+
+    return told
+
+
+def _permuted(modalities: Mapping[str, Features], items: int) -> dict[str, Features]:
+    """All modalities in one random order of the items, always the same."""
+    order = numpy_generator(0, "permuted features").permutation(items)
+    return {name: Features(one.values[order], one.present[order]) for name, one in modalities.items()}
 
 
 def _raw(
@@ -158,22 +235,24 @@ def _sound(modality: str, delivered: Features, notes: list[str]) -> Features | N
     return Features(delivered.values, present)
 
 
-def _reduced(modality: str, raw: Features, settings: EncoderSection, notes: list[str]) -> Features | None:
+def _reduced(
+    modality: str, raw: Features, settings: EncoderSection, notes: list[str]
+) -> tuple[Features | None, Reduction | None]:
     if settings.dimensions is None and not settings.whiten:
         values = np.zeros(raw.values.shape, dtype=np.float32)
         values[raw.present] = raw.values[raw.present]
-        return Features(values, raw.present)
+        return Features(values, raw.present), None
     reduction = fit_reduction(raw.values, raw.present, settings.dimensions, settings.whiten)
     if reduction.dimensions == 0:
         notes.append(f"{modality}: all items have the same features; left out.")
-        return None
+        return None, None
     wanted = min(settings.dimensions or raw.values.shape[1], raw.values.shape[1])
     if reduction.dimensions < wanted:
         notes.append(f"{modality}: only {reduction.dimensions} of {wanted} directions vary over this catalogue.")
-    return Features(reduction.apply(raw.values, raw.present), raw.present)
+    return Features(reduction.apply(raw.values, raw.present), raw.present), reduction
 
 
-def _digest(item_ids: tuple[str, ...], modalities: Mapping[str, Features]) -> str:
+def _digest(item_ids: tuple[str, ...], modalities: Mapping[str, Features], plans: Mapping[str, TowerPlan]) -> str:
     digest = hashlib.sha256()
 
     def add(part: bytes) -> None:
@@ -188,4 +267,7 @@ def _digest(item_ids: tuple[str, ...], modalities: Mapping[str, Features]) -> st
         add(repr(features.values.shape).encode())
         add(np.ascontiguousarray(features.values, dtype="<f4").tobytes())
         add(np.ascontiguousarray(features.present, dtype=np.uint8).tobytes())
+    for name in sorted(plans):
+        for part in plans[name].digest_parts():
+            add(part)
     return digest.hexdigest()

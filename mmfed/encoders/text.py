@@ -53,6 +53,11 @@ class TextEncoder:
         return f"{self._label}/mean-{self._longest}"
 
     @property
+    def folder(self) -> Path:
+        """Where the model's files are."""
+        return self._folder
+
+    @property
     def weights_sha256(self) -> str:
         """Hash over the files the model is read from, by name."""
         return self._weights_sha256

@@ -17,7 +17,6 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from mmfed.config import Config
 from mmfed.data.partition import partition_users
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import tasks, wire
@@ -109,9 +108,9 @@ class Node:
         )
         if config.privacy.mode == "record":
             return self._train_records(chosen, work, task)
-        store = self._store(config)
+        store = self._store()
         if store is None:
-            vectors = torch.zeros(len(chosen), self.model.dimensions)
+            vectors = torch.zeros(len(chosen), self.model.private_dimensions)
         else:
             vectors = torch.from_numpy(store.before(self._place(chosen), task.round_number))
         train = train_users if config.training.engine == "reference" else train_cohort
@@ -177,12 +176,13 @@ class Node:
             for name, value in change.items():
                 total[name] += value
             realised += 1
-        return CohortUpdate(total, realised, torch.zeros(0, self.model.dimensions))
+        return CohortUpdate(total, realised, torch.zeros(0, self.model.private_dimensions))
 
-    def _store(self, config: Config) -> DeviceStore | None:
-        if not config.model.private_user_vector:
+    def _store(self) -> DeviceStore | None:
+        dimensions = self.model.private_dimensions
+        if not dimensions:
             return None
-        return DeviceStore(self.state_folder / "vectors", users=len(self.users), dimensions=self.model.dimensions)
+        return DeviceStore(self.state_folder / "vectors", users=len(self.users), dimensions=dimensions)
 
     def _place(self, chosen: IntArray) -> IntArray:
         return np.searchsorted(self.users, chosen)

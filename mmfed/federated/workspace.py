@@ -15,9 +15,10 @@ import numpy as np
 from mmfed.config import Config, DataSection, FeaturesSection
 from mmfed.data.labels import public_labels
 from mmfed.data.load import load_shop
-from mmfed.data.schema import Interactions, Shop, Split
+from mmfed.data.schema import Features, Interactions, Shop, Split
 from mmfed.data.split import no_split, split_shop
 from mmfed.encoders.store import FeatureSet, catalogue_features
+from mmfed.encoders.trainable.plan import TowerPlan
 from mmfed.models.base import ItemFeatures, Recommender, item_features
 from mmfed.models.registry import build_recommender
 from mmfed.rng import user_key
@@ -34,7 +35,7 @@ class Workspace:
     Attributes:
         shop: catalogue and interactions after cleaning.
         split: train, validation and test.
-        features: frozen features of the catalogue, hash-pinned.
+        features: frozen features and raw inputs of the catalogue, hash-pinned.
     """
 
     config: Config
@@ -45,8 +46,13 @@ class Workspace:
     @cached_property
     def item_features(self) -> ItemFeatures:
         """The catalogue as tensors."""
-        modalities = {name: (one.values, one.present) for name, one in self.features.modalities.items()}
-        return item_features(modalities, self.shop.catalogue.size, public_labels(self.shop.catalogue))
+        items, plans = self.shop.catalogue.size, self.features.plans
+        modalities = {
+            name: (one.values, one.present)
+            for name in dict.fromkeys(self.config.features.modalities)
+            if (one := self.features.modalities.get(name) or _without_frozen(plans.get(name), items)) is not None
+        }
+        return item_features(modalities, items, public_labels(self.shop.catalogue), plans)
 
     @cached_property
     def user_keys(self) -> IntArray:
@@ -62,6 +68,13 @@ class Workspace:
         """A freshly initialised model; the same on every node of a run."""
         ratings = self.config.training.objective == "mse"
         return build_recommender(self.config.model, self.item_features, seed=self.config.run.seed, ratings=ratings)
+
+
+def _without_frozen(plan: TowerPlan | None, items: int) -> Features | None:
+    """What a modality that is trained from raw inputs has in place of frozen features: presence, and no column."""
+    if plan is None or plan.present is None:
+        return None
+    return Features(np.zeros((items, 0), dtype=np.float32), plan.present)
 
 
 def histories_of(interactions: Interactions, keys: IntArray) -> Histories:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmfed.encoders.trainable.plan import TowerPlan
+
 
 class Scope(StrEnum):
     """Where a parameter may live."""
@@ -48,12 +50,15 @@ class ItemFeatures:
         names: the modality names, same order.
         present: [items, modalities] float, 1 where the item has the modality.
         labels: public labels by name ("category", "price_band"); may be empty.
+        plans: of the modalities with trained weights, with their raw inputs. The values of a modality that is trained
+            from raw inputs alone have no column.
     """
 
     names: tuple[str, ...]
     values: tuple[Tensor, ...]
     present: Tensor
     labels: Mapping[str, ItemLabels] = field(default_factory=dict)
+    plans: Mapping[str, TowerPlan] = field(default_factory=dict)
 
     @property
     def item_count(self) -> int:
@@ -61,7 +66,20 @@ class ItemFeatures:
 
     @property
     def widths(self) -> dict[str, int]:
-        return {name: int(value.shape[1]) for name, value in zip(self.names, self.values, strict=True)}
+        """Columns of what the recommender reads, by modality."""
+        return {
+            name: self.plans[name].width if name in self.plans else int(value.shape[1])
+            for name, value in zip(self.names, self.values, strict=True)
+        }
+
+    @property
+    def frozen(self) -> dict[str, Tensor]:
+        """Frozen features by modality."""
+        return dict(zip(self.names, self.values, strict=True))
+
+    def planned(self, scope: Scope) -> dict[str, TowerPlan]:
+        """The plans of trained weights of one scope, in the order of the modalities."""
+        return {name: self.plans[name] for name in self.names if name in self.plans and self.plans[name].scope == scope}
 
     def __deepcopy__(self, memo: object) -> ItemFeatures:
         """Copies of a model share the catalogue: it never changes, and it is the largest thing there is."""
@@ -71,19 +89,27 @@ class ItemFeatures:
     def to(self, dtype: torch.dtype) -> ItemFeatures:
         """The same features in another precision."""
         labels = {name: ItemLabels(one.targets.to(dtype), one.known.to(dtype)) for name, one in self.labels.items()}
-        return ItemFeatures(self.names, tuple(value.to(dtype) for value in self.values), self.present.to(dtype), labels)
+        values = tuple(value.to(dtype) for value in self.values)
+        return ItemFeatures(self.names, values, self.present.to(dtype), labels, self.plans)
 
 
 def item_features(
     modalities: Mapping[str, tuple[np.ndarray, np.ndarray]],
     item_count: int,
     labels: Mapping[str, np.ndarray] | None = None,
+    plans: Mapping[str, TowerPlan] | None = None,
 ) -> ItemFeatures:
     """Pack modality arrays ([items, width] values, [items] presence) into tensors; absent rows become zeros.
 
     Args:
         labels: [items, classes] bool by name; an all-false row is unknown, several labels share the weight.
+        plans: of modalities with trained weights; their own presence takes precedence.
     """
+    plans = dict(plans or {})
+    modalities = {
+        name: (value, present if (plan := plans.get(name)) is None or plan.present is None else plan.present)
+        for name, (value, present) in modalities.items()
+    }
     names = tuple(modalities)
     values = tuple(
         torch.from_numpy(np.where(present[:, None], value, 0).astype(np.float32))
@@ -96,7 +122,7 @@ def item_features(
         count = matrix.sum(1, keepdims=True)
         targets = torch.from_numpy((matrix / np.maximum(count, 1)).astype(np.float32))
         packed[name] = ItemLabels(targets, torch.from_numpy((count[:, 0] > 0).astype(np.float32)))
-    return ItemFeatures(names, values, torch.from_numpy(present), packed)
+    return ItemFeatures(names, values, torch.from_numpy(present), packed, plans)
 
 
 class ItemTables(NamedTuple):
@@ -122,7 +148,7 @@ class HistoryBatch(NamedTuple):
         kept: [users, events] 1 where the event may enter a state (history dropout sets 0); never 1 where padded.
         positions: [users, states] int64; state p is formed from the events before index ``positions[u, p]``.
         others: [users, states] 1 where a state is formed from all events but the one at its position instead.
-        user_vectors: [users, d] the private vectors, zeros where the model has none.
+        user_vectors: [users, p] everything private about a user as one vector, see ``Recommender.private_dimensions``.
         ratings: [users, events] ratings as a share of the rating range, in [0, 1]; 0.5 where there is none.
     """
 
@@ -146,7 +172,7 @@ class Recommender(nn.Module, ABC):
 
     Args:
         features: the public catalogue; kept outside the module's parameters, so it is never sent.
-        dimensions: width of private user vectors.
+        dimensions: width d of states.
 
     Attributes:
         default_objective: what ``training.objective = "default"`` takes.
@@ -170,12 +196,26 @@ class Recommender(nn.Module, ABC):
         """Columns of the masks that ``item_tables`` takes."""
         return len(self.features.names)
 
+    @property
+    def private_dimensions(self) -> int:
+        """Numbers p that a user's private vector holds; 0 for a model without private state."""
+        return 0
+
+    def item_values(self, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """[items, width] by modality: frozen features, or what trained encoders make of the public inputs.
+
+        Args:
+            known: modalities that were computed already.
+        """
+        return self.features.frozen | dict(known or {})
+
     @abstractmethod
-    def item_tables(self, mask: Tensor | None = None) -> ItemTables:
+    def item_tables(self, mask: Tensor | None = None, values: Mapping[str, Tensor] | None = None) -> ItemTables:
         """Tables of the whole catalogue.
 
         Args:
             mask: [items, modality_columns] 0 hides a modality of an item (modality dropout); None hides nothing.
+            values: of ``item_values``; None computes them.
         """
 
     @abstractmethod
@@ -196,9 +236,13 @@ class Recommender(nn.Module, ABC):
         """Scores as ratings, as a share of the rating range."""
         return torch.sigmoid(scores)
 
-    def auxiliary_losses(self, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Further losses by task name, computed from public labels alone; empty for single-task models."""
-        del mask
+    def auxiliary_losses(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Further losses by task name, computed from public labels alone; empty for single-task models.
+
+        Args:
+            values: of ``item_values``; None computes them.
+        """
+        del values
         return {}
 
     def action_logits(self, states: Tensor, tables: ItemTables, items: Tensor) -> Tensor | None:
@@ -220,8 +264,12 @@ class Recommender(nn.Module, ABC):
         }
 
     def public_tensors(self) -> dict[str, Tensor]:
-        """What the coordinator makes and sends with the parameters, and no device changes or returns; by name."""
-        return dict(self.named_buffers())
+        """What the coordinator makes and sends with the parameters, and no device changes or returns; by name.
+
+        Buffers that are not saved (frozen weights of an encoder) are everybody's own already.
+        """
+        saved = self.state_dict().keys()
+        return {name: value for name, value in self.named_buffers() if name in saved}
 
     def forward(self, batch: HistoryBatch) -> Tensor:
         """Scores [users, states, items] from histories."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,11 +28,11 @@ class DeepFusionRecommender(TowerRecommender):
     def target_modalities(self) -> tuple[str, ...]:
         return self.features.names
 
-    def history_vectors(self, present: Tensor) -> Tensor:
-        return self._deepened(super().history_vectors(present), 0, present)
+    def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        return self._deepened(super().history_vectors(values, present), 0, present)
 
-    def target_table(self, present: Tensor) -> Tensor:
-        return self._deepened(super().target_table(present), 1, present)
+    def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        return self._deepened(super().target_table(values, present), 1, present)
 
     def _deepened(self, fused: Tensor, side: int, present: Tensor) -> Tensor:
         """[items, d]; ``side`` 0 is the history's, 1 the target's."""

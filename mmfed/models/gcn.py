@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -41,11 +42,11 @@ class GraphConvolution(TowerRecommender):
             self.register_buffer("learned_weights", torch.zeros(shape))
         self.layer_bias = nn.Parameter(torch.zeros(2, self.section.layers, self.dimensions))
 
-    def history_vectors(self, present: Tensor) -> Tensor:
-        return self._convolved(super().history_vectors(present), 0)
+    def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        return self._convolved(super().history_vectors(values, present), 0)
 
-    def target_table(self, present: Tensor) -> Tensor:
-        return self._convolved(super().target_table(present), 1)
+    def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        return self._convolved(super().target_table(values, present), 1)
 
     def use_learned_graph(self, graph: ItemGraph) -> None:
         """Take the item–item graph of the one-shot co-occurrence (every number travels as float32)."""
@@ -85,12 +86,13 @@ _GRAPHS: WeakKeyDictionary[ItemFeatures, dict[int, ItemGraph]] = WeakKeyDictiona
 
 
 def _graph(features: ItemFeatures, neighbours: int) -> ItemGraph:
-    """The content graph, built once per catalogue; without any modality there is no edge."""
+    """The content graph, built once per catalogue; only frozen features make edges, without any there is none."""
     held = _GRAPHS.setdefault(features, {})
     if neighbours not in held:
         modalities = {
             name: Features(value.float().numpy(), features.present[:, column].numpy() > 0)
-            for column, (name, value) in enumerate(zip(features.names, features.values, strict=True))
+            for column, (name, value) in enumerate(features.frozen.items())
+            if value.shape[1]
         }
         if modalities:
             held[neighbours] = content_graph(modalities, neighbours=neighbours)

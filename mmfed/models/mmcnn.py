@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,9 +39,9 @@ class ConcatenationNetwork(TowerRecommender):
         signs = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat_interleave(self.dimensions)
         self.out = nn.Parameter(signs / 10)
 
-    def target_table(self, present: Tensor) -> Tensor:
+    def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """[items, 4d]: the item's part of the hidden layer, before its non-linearity."""
-        return self._standard(super().target_table(present)) @ self.item_in + self.hidden_bias
+        return self._standard(super().target_table(values, present)) @ self.item_in + self.hidden_bias
 
     def match(self, states: Tensor, table: Tensor) -> Tensor:
         user = (self._standard(states) @ self.user_in)[..., None, :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -28,9 +30,10 @@ class AttentionFusionNetwork(TowerRecommender):
         self.action_score = nn.Parameter(torch.zeros(len(Action)))
         self.action_bias = nn.Parameter(torch.zeros(len(Action)))
 
-    def auxiliary_losses(self, mask: Tensor | None = None) -> dict[str, Tensor]:
-        values, present = self.inputs(self.target_head, self.present(mask), history=False)
-        projected = self.target_head.projected(values)
+    def auxiliary_losses(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        values = self.item_values() if values is None else values
+        read, present = self.inputs(self.target_head, values, self.present(None), history=False)
+        projected = self.target_head.projected(read)
         return {
             f"{modality} tells {label}": prototype_loss(projected[column], present[:, column], labels)
             for column, modality in enumerate(self.target_head.modalities)

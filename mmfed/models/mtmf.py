@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from mmfed.models.public_tasks import prototype_loss
@@ -24,9 +26,10 @@ class MultiTaskFactorisation(TowerRecommender):
             return self.target_modalities()
         return ("attributes", ID) if self.section.item_ids else ("attributes",)
 
-    def auxiliary_losses(self, mask: Tensor | None = None) -> dict[str, Tensor]:
-        values, present = self.inputs(self.target_head, self.present(mask), history=False)
-        projected = self.target_head.projected(values)
+    def auxiliary_losses(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        values = self.item_values() if values is None else values
+        read, present = self.inputs(self.target_head, values, self.present(None), history=False)
+        projected = self.target_head.projected(read)
         losses = {}
         for column, modality in enumerate(self.target_head.modalities):
             label = _TASKS.get(modality, "category")

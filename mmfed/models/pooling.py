@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +37,22 @@ class HistoryPooling(nn.Module):
         Returns:
             [users, states, d]
         """
-        before = self.before(batch)
-        age = self._age(batch).clamp_min(0).to(vectors.dtype) * (1 - batch.others[:, :, None])
         states = vectors.new_zeros(())
-        for decay, mix in zip(self.decays, self.mix, strict=True):
-            weights = before * decay**age
-            total = weights.sum(-1, keepdim=True)
-            pooled = weights @ vectors / total.clamp_min(1e-12) ** 0.75
-            states = states + pooled @ mix
+        for weights, mix in zip(self._weights(batch, vectors.dtype), self.mix, strict=True):
+            states = states + weights @ vectors @ mix
         return states
+
+    def unmixed(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
+        """[users, states, width] the mean over the decays without A_γ, of vectors of any width."""
+        return sum(self._weights(batch, vectors.dtype), vectors.new_zeros(())) @ vectors / len(self.decays)
+
+    def _weights(self, batch: HistoryBatch, dtype: torch.dtype) -> Iterator[Tensor]:
+        """[users, states, events] of each decay."""
+        before = self.before(batch)
+        age = self._age(batch).clamp_min(0).to(dtype) * (1 - batch.others[:, :, None])
+        for decay in self.decays:
+            weights = before * decay**age
+            yield weights / weights.sum(-1, keepdim=True).clamp_min(1e-12) ** 0.75
 
     def before(self, batch: HistoryBatch) -> Tensor:
         """[users, states, events] 1 where an event enters the state of a position."""

@@ -29,7 +29,7 @@ class ModelScorer:
     Args:
         model: the recommender.
         history: what each user did up to the moment of the recommendation.
-        user_vectors: [users, d] private vectors; None for models without.
+        user_vectors: [users, p] private vectors; None for models without.
         rating_range: lowest and highest rating; used by models that predict ratings.
         hidden: modalities (by name, or "id") that are treated as missing from every item.
         block: users at a time.
@@ -89,7 +89,7 @@ class ModelScorer:
             ratings[known] = np.nan_to_num(rating_shares(np.concatenate(given), self._range), nan=0.5)
         dtype = self._tables.bias.dtype
         mask = torch.from_numpy(known).to(dtype)
-        vectors = torch.zeros(len(users), self._model.dimensions, dtype=dtype)
+        vectors = torch.zeros(len(users), self._model.private_dimensions, dtype=dtype)
         if self._vectors is not None:
             vectors = torch.from_numpy(self._vectors[users]).to(dtype)
         batch = HistoryBatch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -27,6 +28,10 @@ class TowerRecommender(Recommender):
     The state is pooled from the user's own history by shared weights, so a new user needs no training and the last
     click changes the next list. With ``private_user_vector`` a vector per user, kept on the device, is added.
 
+    A modality is read as frozen features or through an encoder that is trained along: a shared one makes the values of
+    both sides; a private adapter U, [width, d] per user and kept on the device, adds the pooled frozen features of the
+    own history times U to the state, so that no user needs item tables of their own.
+
     For ratings the history counts by how much better each item was rated than expected, and the person's own mean
     deviation is one more coordinate of the state.
 
@@ -51,6 +56,12 @@ class TowerRecommender(Recommender):
         self.section = section
         self.ratings = ratings
         generator = torch_generator(seed, "initial weights")
+        self.encoders = nn.ModuleDict(
+            {
+                name: plan.build(torch_generator(seed, "tower", name))
+                for name, plan in features.planned(Scope.SHARED).items()
+            }
+        )
         self.history_head = self.new_head(self.history_modalities(), generator, meets_user=False)
         self.target_head = self.new_head(self.target_modalities(), generator, meets_user=not self.fuses_early)
         with torch.no_grad():
@@ -64,7 +75,14 @@ class TowerRecommender(Recommender):
             self.target_ids = nn.Parameter(torch.randn(shape, generator=generator) * ID_SCALE)
         self.item_bias = nn.Parameter(torch.zeros(features.item_count))
         self.pooling = HistoryPooling(section.dimensions, section.decays, section.history)
+        # Private parameters hold places; their values come with every batch, from the device's own store.
         self.user_vector = nn.Parameter(torch.zeros(section.dimensions)) if section.private_user_vector else None
+        self.private_adapters = nn.ParameterDict(
+            {
+                name: nn.Parameter(torch.zeros(plan.width, section.dimensions))
+                for name, plan in features.planned(Scope.PRIVATE).items()
+            }
+        )
         if ratings:
             self.rating_offset = nn.Parameter(torch.zeros(1))
             self.deviation_slope = nn.Parameter(torch.tensor([4.0 if self.output == "sigmoid" else 1.0]))
@@ -94,6 +112,12 @@ class TowerRecommender(Recommender):
     def modality_columns(self) -> int:
         return len(self.features.names) + self.section.item_ids
 
+    @property
+    def private_dimensions(self) -> int:
+        """The user vector (d numbers), then each private adapter row by row (width · d)."""
+        vector = 0 if self.user_vector is None else self.dimensions
+        return vector + sum(adapter.numel() for adapter in self.private_adapters.values())
+
     def history_modalities(self) -> tuple[str, ...]:
         """What of an item enters a user's state."""
         return self.target_modalities()
@@ -113,10 +137,22 @@ class TowerRecommender(Recommender):
             meets_user=meets_user,
         )
 
-    def item_tables(self, mask: Tensor | None = None) -> ItemTables:
+    def item_values(self, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        held = dict(known or {})
+        frozen = self.features.frozen
+        for name, plan in self.features.planned(Scope.SHARED).items():
+            if name not in held:
+                held[name] = plan.vectors(self.encoders[name], frozen[name])
+        return frozen | held
+
+    def item_tables(self, mask: Tensor | None = None, values: Mapping[str, Tensor] | None = None) -> ItemTables:
         present = self.present(mask)
-        history = self.history_vectors(present)
-        target = self.target_table(present)
+        values = self.item_values() if values is None else values
+        history = self.history_vectors(values, present)
+        target = self.target_table(values, present)
+        for name in self.private_adapters:
+            own = present[:, self.features.names.index(name), None]
+            history = torch.cat([history, values[name] * own * self.section.content_scale], dim=1)
         bias = self.item_bias * self.section.bias_scale
         if self.section.similarity == "cosine":
             target = functional.normalize(target, dim=1) / self.section.temperature
@@ -125,26 +161,25 @@ class TowerRecommender(Recommender):
             bias = bias + self.rating_offset
         return ItemTables(history, target, bias)
 
-    def history_vectors(self, present: Tensor) -> Tensor:
-        """[items, d] of the history side."""
-        return self.history_head(*self.inputs(self.history_head, present, history=True))
+    def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """[items, d] of the history side, from ``item_values`` and [items, modality_columns]."""
+        return self.history_head(*self.inputs(self.history_head, values, present, history=True))
 
-    def target_table(self, present: Tensor) -> Tensor:
+    def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """[items, width] of the target side."""
-        values, columns = self.inputs(self.target_head, present, history=False)
-        return self.target_head(values, columns) if self.fuses_early else self.target_head.table(values, columns)
+        read, columns = self.inputs(self.target_head, values, present, history=False)
+        return self.target_head(read, columns) if self.fuses_early else self.target_head.table(read, columns)
 
-    def inputs(self, head: FusionHead, present: Tensor, *, history: bool) -> tuple[list[Tensor], Tensor]:
-        """Values of a head's modalities and their columns of ``present`` [items, modality_columns]."""
-        values = {
-            name: value * self.section.content_scale
-            for name, value in zip(self.features.names, self.features.values, strict=True)
-        }
+    def inputs(
+        self, head: FusionHead, values: Mapping[str, Tensor], present: Tensor, *, history: bool
+    ) -> tuple[list[Tensor], Tensor]:
+        """What a head reads of ``item_values``, ids included, and its columns of ``present``."""
+        read = {name: value * self.section.content_scale for name, value in values.items()}
         if self.section.item_ids:
-            values[ID] = self.history_ids if history else self.target_ids
+            read[ID] = self.history_ids if history else self.target_ids
         names = (*self.features.names, ID)
         columns = [names.index(name) for name in head.modalities]
-        return [values[name] for name in head.modalities], present[:, columns]
+        return [read[name] for name in head.modalities], present[:, columns]
 
     def present(self, mask: Tensor | None) -> Tensor:
         """[items, modality_columns] what the towers may read of each item."""
@@ -164,10 +199,16 @@ class TowerRecommender(Recommender):
         return torch.cat([states, deviation[..., None] * self.deviation_slope], dim=-1)
 
     def pooled(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
-        """States [users, states, d] from the history, the private vector added."""
-        states = self.pooling(vectors, batch)
+        """States [users, states, d] from the history, what is private added."""
+        states = self.pooling(vectors[..., : self.dimensions], batch)
+        place = 0
         if self.user_vector is not None:
-            states = states + batch.user_vectors[:, None, :]
+            place = self.dimensions
+            states = states + batch.user_vectors[:, None, :place]
+        if self.private_adapters:
+            content = self.pooling.unmixed(vectors[..., self.dimensions :], batch)
+            adapters = batch.user_vectors[:, place:].unflatten(1, (-1, self.dimensions))
+            states = states + content @ adapters
         return functional.normalize(states, dim=-1) if self.section.similarity == "cosine" else states
 
     def score(self, states: Tensor, tables: ItemTables) -> Tensor:
@@ -198,7 +239,9 @@ class TowerRecommender(Recommender):
         return torch.sigmoid(scores) if self.output == "sigmoid" else torch.relu(scores + 0.5)
 
     def scopes(self) -> dict[str, Scope]:
-        return super().scopes() | ({"user_vector": Scope.PRIVATE} if self.user_vector is not None else {})
+        private = [] if self.user_vector is None else ["user_vector"]
+        private += [f"private_adapters.{name}" for name in self.private_adapters]
+        return super().scopes() | dict.fromkeys(private, Scope.PRIVATE)
 
     def _parted(self, states: Tensor) -> tuple[Tensor, Tensor | float]:
         return (states[..., :-1], states[..., -1:]) if self.ratings else (states, 0.0)

@@ -67,7 +67,7 @@ def _loss(model: Recommender, histories: Histories, config: Config, epoch: int, 
         seed=seed,
         round_number=epoch,
         step=step,
-        user_vectors=torch.zeros(len(histories), model.dimensions),
+        user_vectors=torch.zeros(len(histories), model.private_dimensions),
         dtype=dtype,
     )
     tables = model.item_tables(modality_mask(model, training, seed=seed, round_number=epoch, step=step))

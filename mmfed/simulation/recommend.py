@@ -108,9 +108,11 @@ def _recommend(
             f"ask for 1 to {catalogue.size} items.",
         )
     learned = run_model(run, config, workspace)
-    vectors: FloatArray | None = private_vectors(run, config, workspace, learned.model)
+    vectors: FloatArray | None = private_vectors(run, workspace, learned.model)
     if vectors is not None:
-        vectors = vectors[[row]] if row is not None else np.zeros((1, learned.model.dimensions), dtype=np.float32)
+        vectors = (
+            vectors[[row]] if row is not None else np.zeros((1, learned.model.private_dimensions), dtype=np.float32)
+        )
     events = len(history)
     one = group_by_user(
         user_ids=[user or "somebody"],

@@ -104,7 +104,7 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
     """Read the test split once: figures of the run's model and of the baselines; writes ``results.json`` and
     ``recommendations.json``."""
     learned = run_model(run, config, workspace)
-    scorer = learned.scorer(workspace.split.before_test, private_vectors(run, config, workspace, learned.model))
+    scorer = learned.scorer(workspace.split.before_test, private_vectors(run, workspace, learned.model))
     ratings = config.training.objective == "mse"
     figures = assess_ratings(workspace, scorer.ratings) if ratings else assess(workspace, scorer)
     guarantee = guarantee_of(run, config, workspace.shop.interactions.user_count)
@@ -125,8 +125,7 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
         "selection": config.selection,
         "privacy": privacy_statement(config, guarantee),
         "modalities": {
-            name: {"width": int(one.values.shape[1]), "present": int(one.present.sum())}
-            for name, one in workspace.features.modalities.items()
+            name: {"width": width, "present": present} for name, (width, present) in workspace.features.shape.items()
         },
         "methods": [
             {"name": one.name, "kind": one.kind, "federated": one is federated, **one.result.to_json()}
@@ -183,15 +182,15 @@ def privacy_statement(config: Config, guarantee: Guarantee) -> dict[str, Any]:
     return plain | {"sentence": guarantee.sentence(), "simulated": warning}
 
 
-def private_vectors(run: RunFolder, config: Config, workspace: Workspace, model: Recommender) -> np.ndarray | None:
-    """[users, d] the devices' private vectors, read from the simulated devices' own stores."""
-    if not config.model.private_user_vector:
+def private_vectors(run: RunFolder, workspace: Workspace, model: Recommender) -> np.ndarray | None:
+    """[users, p] the devices' private vectors, read from the simulated devices' own stores."""
+    if not model.private_dimensions:
         return None
-    vectors = np.zeros((workspace.shop.interactions.user_count, model.dimensions), dtype=np.float32)
+    vectors = np.zeros((workspace.shop.interactions.user_count, model.private_dimensions), dtype=np.float32)
     for folder in run.devices.glob("*/node-*-of-*"):
         index, nodes = (int(part) for part in folder.name.removeprefix("node-").split("-of-"))
         users = np.arange(index, len(vectors), nodes)
-        store = DeviceStore(folder / "vectors", users=len(users), dimensions=model.dimensions)
+        store = DeviceStore(folder / "vectors", users=len(users), dimensions=model.private_dimensions)
         vectors[users] = store.before(np.arange(len(users)), 2**62)
     return vectors
 
@@ -249,7 +248,7 @@ class _Observer:
             use_one_shot(self._model, band_ease(load_one_shot(self._run), config), config)
             self._one_shot_used = True
         load_parameters(self._model, parameters)
-        vectors = private_vectors(self._run, config, self._workspace, self._model)
+        vectors = private_vectors(self._run, self._workspace, self._model)
         scorer = ModelScorer(self._model, split.train, user_vectors=vectors, rating_range=config.training.rating_range)
         if config.training.objective == "mse":
             rated = np.isfinite(split.validation.values)

@@ -46,7 +46,7 @@ class RunModel:
 
         Args:
             history: what each user did up to the moment of the recommendation.
-            vectors: [users, d] private vectors; None for models without.
+            vectors: [users, p] private vectors; None for models without.
             hidden: modalities that are treated as missing from every item.
         """
         alone = ModelScorer(

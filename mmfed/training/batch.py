@@ -106,7 +106,7 @@ def training_batch(
 
     Args:
         model: with the round's shared parameters; its item biases weigh negatives where that is asked for.
-        user_vectors: [sequences, d] private vectors (zeros for models without).
+        user_vectors: [sequences, p] private vectors; p is 0 for models without.
     """
     objective, item_count = objective_of(model, section), model.item_count
     lengths = histories.lengths

@@ -44,7 +44,7 @@ def train_cohort(model: Recommender, histories: Histories, user_vectors: Tensor,
     Args:
         model: holds the global shared parameters; not changed.
         histories: one sequence per user; an empty one gives a zero update.
-        user_vectors: [users, d] private vectors (zeros for models without).
+        user_vectors: [users, p] private vectors; p is 0 for models without.
 
     Returns:
         The update, equal to ``reference.train_users`` up to rounding.
@@ -155,7 +155,7 @@ def _per_user(
             change, own = _several_steps(model, parameters, chosen, own, work)
         else:
             shared, private = gradients(_batch(model, chosen, own, work, 0))
-            change = {name: value.mul_(-work.training.learning_rate) for name, value in shared.items()}
+            change = {name: value * -work.training.learning_rate for name, value in shared.items()}
             own = own - work.training.private_learning_rate * private
         factors = _clip_factors(change, work.clip_norm)
         for name, value in change.items():
@@ -195,7 +195,7 @@ class SequenceGradients:
         self._head_names: tuple[str, ...] | None = None
 
     def __call__(self, batch: TrainingBatch) -> tuple[Parameters, Tensor]:
-        """Gradients by parameter name, each [sequences, *shape], and of the private vectors [sequences, d]."""
+        """Gradients by parameter name, each [sequences, *shape], and of the private vectors [sequences, p]."""
         tables, items = self._tables, batch.histories.items
         count, item_count = items.shape[0], tables.history.shape[0]
         head = {name: self._parameters[name] for name in self._head(batch)}

@@ -57,7 +57,8 @@ def pretrained(model: Recommender, *, steps: int, seed: int) -> dict[str, Tensor
     An item's history side, seen through some of its modalities, has to find the item's own target side, seen through
     others, among random items (contrastive, Radford et al. 2021, with the modalities drawn at random per item); the
     model's auxiliary tasks are learned along. A user who touched one thing is then already shown things like it.
-    Parameters per item (ids, biases) know nothing public and stay.
+    Parameters per item (ids, biases) know nothing public and stay, and so do adapters, which begin at the frozen
+    features; networks that read raw inputs are trained along.
 
     Args:
         model: freshly initialised; not changed.
@@ -70,11 +71,15 @@ def pretrained(model: Recommender, *, steps: int, seed: int) -> dict[str, Tensor
     trained = [value for value in shared.values() if value.shape[:1] != (count,)]
     usable = torch.nonzero(local.features.present.sum(1) > 0).flatten()
     if steps and len(usable) > 1:
+        with torch.no_grad():
+            values = local.item_values()
+        adapted = {name: values[name] for name, plan in local.features.plans.items() if plan.training == "adapter"}
         generator = torch_generator(seed, "public pre-training")
         optimiser = torch.optim.Adam(trained, lr=PRETRAINING_RATE)
         for _ in range(steps):
-            loss = _contrast(local, usable, generator)
-            for auxiliary in local.auxiliary_losses().values():
+            values = local.item_values(adapted)
+            loss = _contrast(local, values, usable, generator)
+            for auxiliary in local.auxiliary_losses(values).values():
                 loss = loss + auxiliary
             optimiser.zero_grad()
             loss.backward()
@@ -83,13 +88,13 @@ def pretrained(model: Recommender, *, steps: int, seed: int) -> dict[str, Tensor
     return {name: value.detach().clone() for name, value in shared.items()}
 
 
-def _contrast(model: Recommender, usable: Tensor, generator: torch.Generator) -> Tensor:
+def _contrast(model: Recommender, values: Mapping[str, Tensor], usable: Tensor, generator: torch.Generator) -> Tensor:
     """Cross-entropy of finding each item of a batch again among random others, nats."""
     count, dtype = len(usable), model.features.present.dtype
     batch = usable[torch.randperm(count, generator=generator)[:BATCH]]
     others = usable[torch.randint(count, (CANDIDATES,), generator=generator)]
-    history = model.item_tables(_view(model, generator)).history
-    tables = model.item_tables(_view(model, generator))
+    history = model.item_tables(_view(model, generator), values).history
+    tables = model.item_tables(_view(model, generator), values)
     ones = torch.ones(len(batch), 1, dtype=dtype)
     single = HistoryBatch(
         items=batch[:, None],
@@ -97,7 +102,7 @@ def _contrast(model: Recommender, usable: Tensor, generator: torch.Generator) ->
         kept=ones,
         positions=torch.ones(len(batch), 1, dtype=torch.int64),
         others=torch.zeros(len(batch), 1, dtype=dtype),
-        user_vectors=torch.zeros(len(batch), model.dimensions, dtype=dtype),
+        user_vectors=torch.zeros(len(batch), model.private_dimensions, dtype=dtype),
         ratings=ones,
     )
     states = model.user_states(history[batch][:, None], single)

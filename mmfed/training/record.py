@@ -99,7 +99,7 @@ def _per_window(model: Recommender, records: Histories, work: LocalWork, step: i
         seed=work.seed,
         round_number=work.round_number,
         step=step,
-        user_vectors=torch.zeros(len(records), model.dimensions),
+        user_vectors=torch.zeros(len(records), model.private_dimensions),
         dtype=next(iter(parameters.values())).dtype,
     )
     mask = modality_mask(model, work.training, seed=work.seed, round_number=work.round_number, step=step)

@@ -22,10 +22,10 @@ def train_user(
     Args:
         model: holds the global shared parameters; not changed.
         history: exactly one sequence.
-        user_vector: [d] the user's private vector.
+        user_vector: [p] the user's private vector.
 
     Returns:
-        The change by parameter name (float64), and the new private vector [d].
+        The change by parameter name (float64), and the new private vector [p].
     """
     local = copy.deepcopy(model)
     shared = local.shared_parameters()

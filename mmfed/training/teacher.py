@@ -79,7 +79,7 @@ def _distance(model: Recommender, teacher: BandEase, walks: np.ndarray) -> Tenso
         kept=ones,
         positions=torch.full((count, 1), length, dtype=torch.int64),
         others=torch.zeros(count, 1, dtype=dtype),
-        user_vectors=torch.zeros(count, model.dimensions, dtype=dtype),
+        user_vectors=torch.zeros(count, model.private_dimensions, dtype=dtype),
         ratings=ones,
     )
     vectors = torch.nn.functional.embedding(items, tables.history)

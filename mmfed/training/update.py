@@ -38,7 +38,7 @@ class CohortUpdate:
     Attributes:
         total: float64 tensor per shared parameter.
         realised: how many users are in the sum.
-        user_vectors: [users, d] the new private vectors, for the device store only.
+        user_vectors: [users, p] the new private vectors, for the device store only.
     """
 
     total: dict[str, Tensor]

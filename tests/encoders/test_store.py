@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmfed.config import EncoderSection, FeaturesSection
+from mmfed.config import EncoderSection, FeaturesSection, TextSection
 from mmfed.data.schema import Catalogue, Categorical, Features
 from mmfed.encoders.store import FeatureSet, catalogue_features
 from mmfed.errors import ExitCode, MmfedError
@@ -148,7 +148,7 @@ def test_what_a_shop_lacks_is_left_out_with_a_note(shop: Catalogue, tmp_path: Pa
 
 def test_encoder_none_leaves_the_modality_out(shop: Catalogue, tmp_path: Path) -> None:
     off = EncoderSection(encoder="none")
-    built = catalogue_features(shop, FeaturesSection(cache=tmp_path, image=off, text=off))
+    built = catalogue_features(shop, FeaturesSection(cache=tmp_path, image=off, text=TextSection(encoder="none")))
     assert list(built.modalities) == ["attributes"]
 
 

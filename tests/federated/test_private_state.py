@@ -27,11 +27,15 @@ def bytes_of(message: Message) -> bytes:
     return b"\n".join(parts)
 
 
-@pytest.fixture(params=sorted(RECOMMENDERS))
+VECTOR = ("model.private_user_vector=true",)
+ADAPTER = ("features.attributes.training=adapter", "features.attributes.scope=private")
+KINDS = {**{name: (f"model.name={name}", *VECTOR) for name in sorted(RECOMMENDERS)}, "adapter": (*ADAPTER, *VECTOR)}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def traffic(request, configured):
     config = configured(
-        f"model.name={request.param}",
-        "model.private_user_vector=true",
+        *request.param,
         "federation.rounds=3",
         "privacy.mode=user-central",
     )
@@ -41,8 +45,10 @@ def traffic(request, configured):
 
 def test_private_vectors_were_trained_and_never_sent(traffic):
     config, run, grid = traffic
+    width = load_workspace(config).new_model().private_dimensions
+    assert width >= config.model.dimensions
     stores = [
-        DeviceStore(folder / "vectors", users=USERS // 2, dimensions=config.model.dimensions)
+        DeviceStore(folder / "vectors", users=USERS // 2, dimensions=width)
         for folder in sorted(run.devices.glob("*/node-*-of-2"))
     ]
     assert len(stores) == 2
@@ -50,11 +56,16 @@ def test_private_vectors_were_trained_and_never_sent(traffic):
     for store in stores:
         for round_number in (1, 2, 3, 4):
             vectors = store.before(np.arange(USERS // 2), round_number)
-            assert round_number <= 2 or np.abs(vectors).min() > 0, "the vectors were trained"
+            # An adapter's rows of attributes that a user never met stay zero.
+            trained = vectors[:, : config.model.dimensions]
+            assert round_number <= 2 or np.abs(trained).min() > 0, "the vectors were trained"
+            adapters = vectors[:, config.model.dimensions :]
+            assert round_number <= 2 or not adapters.size or adapters.any(1).all(), "so were the adapters"
             for vector in vectors[np.abs(vectors).max(axis=1) > 0]:
                 for kind in (np.float32, np.float64):
                     assert vector.astype(kind).tobytes() not in sent
-                    assert all(pair.tobytes() not in sent for pair in vector.astype(kind).reshape(-1, 2))
+                    pairs = vector.astype(kind).reshape(-1, 2)
+                    assert all(pair.tobytes() not in sent for pair in pairs if pair.all())
 
 
 def test_no_names_and_no_histories_in_clear(traffic):

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_config, tiny_model
+from tiny_plans import PLANS, catalogue_of
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import wire
@@ -39,9 +40,12 @@ def raw(data: bytes, *, dtype: str = "float32", shape: tuple[int, ...] = (4,), s
     return Array(dtype, shape, stype, data)
 
 
-@pytest.fixture(params=sorted(RECOMMENDERS))
+@pytest.fixture(params=[*sorted(RECOMMENDERS), "private adapter"])
 def private_model(request):
-    model = tiny_model(tiny_config(f"model.name={request.param}", "model.private_user_vector=true"))
+    if request.param in RECOMMENDERS:
+        model = tiny_model(tiny_config(f"model.name={request.param}", "model.private_user_vector=true"))
+    else:
+        model = tiny_model(tiny_config(), catalogue_of(PLANS["private adapter"]))
     private = [name for name in dict(model.named_parameters()) if name not in model.shared_parameters()]
     assert private, "the test needs a model with something private"
     return model, private[0]
@@ -76,7 +80,7 @@ def test_every_way_to_leak_is_refused(private_model):
         "under its own name": shared | {private: secret},
         "under another name": shared | {"innocent": secret},
         "prefixed": shared | {f"model.{private}": secret},
-        "appended to another tensor": shared | {name: torch.cat([shared[name], secret])},
+        "appended to another tensor": shared | {name: torch.cat([shared[name], secret.flatten()])},
         "stacked onto another tensor": shared | {name: torch.stack([shared[name], shared[name]])},
         "in the place of another tensor": shared | {name: secret},
         "in the place of a missing tensor": {key: value for key, value in shared.items() if key != name}

@@ -71,6 +71,16 @@ def build_tower(name: str, *, modality: str, training: Training, generator: torc
     Raises:
         MmfedError: no network of that name fits the modality; the fix names the nearest one that does.
     """
+    kind: Any = NETWORKS[network_name(name, modality=modality, training=training)].kind
+    return kind(generator=generator, **settings)
+
+
+def network_name(name: str, *, modality: str, training: Training) -> str:
+    """The network that a name in the configuration stands for; "default" is the first that fits.
+
+    Raises:
+        MmfedError: as ``build_tower``.
+    """
     fitting = network_names(modality, training)
     if name == "default" and fitting:
         name = fitting[0]
@@ -84,5 +94,4 @@ def build_tower(name: str, *, modality: str, training: Training, generator: torc
             f"features.{modality}.network = {name!r}: no such network for {modality} with training = {training!r}.",
             f"did you mean {close[0]!r}? {others}" if close else others,
         )
-    kind: Any = NETWORKS[name].kind
-    return kind(generator=generator, **settings)
+    return name
