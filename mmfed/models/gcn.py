@@ -23,8 +23,8 @@ class GraphConvolution(TowerRecommender):
     and sent along). User–item edges exist on the user's device only, where the last convolution, from items to the
     user, is the pooling of the own history; no message holds an edge.
 
-    Every layer adds a residual: h^{l+1} = h^l-sum + σ(Σ w_ij h^l_j + b_l), σ the leaky ReLU of slope .2 shifted so that
-    σ(0) = 0, and the output is the mean over layers (LightGCN, He et al. 2020), since plain stacking over-smooths.
+    h^{l+1} = Σ w_ij h^l_j + b_l with the identity for σ, and the output is the mean over layers, h^0 included
+    (LightGCN, He et al. 2020), since plain stacking over-smooths.
     """
 
     fuses_early = True

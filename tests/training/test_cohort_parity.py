@@ -228,3 +228,9 @@ def test_rounds_and_seeds_differ():
     assert relative_error(update(1, 1), update(1, 1)) == 0.0
     assert relative_error(update(1, 2), update(1, 1)) > 1e-3
     assert relative_error(update(2, 1), update(1, 1)) > 1e-3
+
+
+def test_a_parameter_the_loss_never_reads_does_not_stop_a_clipped_round():
+    config = configured(**{"model.name": "mmfnet", "training.action_weight": 0.0})
+    update = assert_parity(config, random_histories(LENGTHS))
+    assert not update.total["action_weight"].any()
