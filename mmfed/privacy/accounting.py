@@ -194,7 +194,10 @@ def _pld_epsilon(counts: Counts, delta: float, grid: float, *, stepwise: bool) -
     if precision > 0:  # Gaussians without sampling compose to one Gaussian exactly
         full = pld.from_gaussian_mechanism(1.0 / math.sqrt(precision), value_discretization_interval=grid)
         total = full if total is None else total.compose(full)
-    return 0.0 if total is None else max(0.0, float(total.get_epsilon_for_delta(delta)))
+    if total is None:
+        return 0.0
+    with np.errstate(over="ignore"):  # a vanishing tail divides to infinity, which the library then compares rightly
+        return max(0.0, float(total.get_epsilon_for_delta(delta)))
 
 
 def _sampled(counts: Counts, grid: float, *, stepwise: bool) -> pld.PrivacyLossDistribution | None:
