@@ -383,6 +383,13 @@ class Config(_Section):
             raise ValueError(f"model.graph = {self.model.graph!r} needs one_shot.enabled = true")
         return self
 
+    @model_validator(mode="after")
+    def _a_permuted_control_has_no_raw_inputs(self) -> Config:
+        trained = [name for name in self.features.modalities if getattr(self.features, name).training == "full"]
+        if self.features.permuted and (trained or self.features.text.network == "lora"):
+            raise ValueError("features.permuted permutes frozen features only: train no modality from raw inputs")
+        return self
+
     @property
     def planned_rounds(self) -> int:
         """Rounds of a federated run, epochs of a centralised one."""

@@ -245,3 +245,8 @@ def test_the_toml_is_plain():
     tree = tomllib.loads(Config().to_toml())
     assert tree["federation"]["cohort"] == "none"
     assert isinstance(build_config(tree).run.folder, pathlib.Path)
+
+
+def test_a_permuted_control_cannot_read_raw_inputs():
+    with pytest.raises(MmfedError, match="permuted"):
+        build_config({}, ["features.permuted=true", "features.image.training=full"])
