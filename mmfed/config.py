@@ -429,7 +429,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         MmfedError: unreadable file, bad TOML, unknown key (named with the nearest known one), wrong type or range.
     """
     tree = {} if path is None else read_scenario(path)
-    tree.pop("compare", None)
+    for study in ("compare", "cold_start", "modalities"):
+        tree.pop(study, None)
     return build_config(tree, overrides, where="configuration" if path is None else str(path))
 
 

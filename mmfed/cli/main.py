@@ -17,10 +17,12 @@ from mmfed import __version__
 from mmfed.cli import (
     audit,
     behaviour,
+    cold_start,
     compare,
     data,
     doctor,
     evaluate,
+    modalities,
     new,
     privacy,
     recommend,
@@ -59,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (simulate, evaluate, recommend, compare, report, audit, behaviour):
+for command in (simulate, evaluate, recommend, compare, report, audit, behaviour, cold_start, modalities):
     command.add_to(app)
 app.add_typer(privacy.app)
 app.add_typer(data.app)

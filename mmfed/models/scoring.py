@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmfed.models.base import HistoryBatch, Recommender, rating_shares
-from mmfed.types import FloatArray, IntArray
+from mmfed.types import BoolArray, FloatArray, IntArray
 
 
 class ItemLists(Protocol):
@@ -32,6 +32,8 @@ class ModelScorer:
         user_vectors: [users, p] private vectors; None for models without.
         rating_range: lowest and highest rating; used by models that predict ratings.
         hidden: modalities (by name, or "id") that are treated as missing from every item.
+        cold: [items] bool, items that training never met: their ids are missing, whatever the parameters hold.
+        bias: [items] put in the place of the cold items' biases; None keeps the model's.
         block: users at a time.
     """
 
@@ -43,6 +45,8 @@ class ModelScorer:
         user_vectors: FloatArray | None = None,
         rating_range: tuple[float, float] = (1.0, 5.0),
         hidden: Sequence[str] = (),
+        cold: BoolArray | None = None,
+        bias: FloatArray | None = None,
         block: int = 64,
     ) -> None:
         self._model = model
@@ -51,7 +55,11 @@ class ModelScorer:
         self._range = rating_range
         self._block = block
         with torch.inference_mode():
-            self._tables = model.item_tables(_without(model, hidden) if hidden else None)
+            tables = model.item_tables(_without(model, hidden, cold))
+            if bias is not None and cold is not None:
+                given = torch.from_numpy(np.asarray(bias)).to(tables.bias.dtype)
+                tables = tables._replace(bias=torch.where(torch.from_numpy(cold), given, tables.bias))
+            self._tables = tables
 
     def __call__(self, users: IntArray) -> FloatArray:
         """[users, items] scores, float32."""
@@ -104,10 +112,14 @@ class ModelScorer:
         return self._model.user_states(self._tables.history[batch.items], batch)
 
 
-def _without(model: Recommender, hidden: Sequence[str]) -> torch.Tensor:
-    """[items, modality_columns] 0 in the columns of the hidden modalities."""
-    mask = torch.ones(model.item_count, model.modality_columns, dtype=model.features.present.dtype)
+def _without(model: Recommender, hidden: Sequence[str], cold: BoolArray | None) -> torch.Tensor | None:
+    """[items, modality_columns] 0 in the columns of hidden modalities and at cold items' ids; None hides nothing."""
     columns = (*model.features.names, "id")[: model.modality_columns]
-    for name in hidden:
-        mask[:, columns.index(name)] = 0
+    chosen = [columns.index(name) for name in hidden]
+    if not chosen and (cold is None or "id" not in columns):
+        return None
+    mask = torch.ones(model.item_count, model.modality_columns, dtype=model.features.present.dtype)
+    mask[:, chosen] = 0
+    if cold is not None and "id" in columns:
+        mask[torch.from_numpy(cold), columns.index("id")] = 0
     return mask

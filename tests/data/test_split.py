@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmfed.config import SplitSection
 from mmfed.data.schema import Catalogue, Interactions, Shop, Split, group_by_user
-from mmfed.data.split import cut, split_shop
+from mmfed.data.split import cut, held_out, split_shop
 from mmfed.errors import ExitCode, MmfedError
 
 KINDS = ("leave-last-out", "ratio", "global-time")
@@ -17,6 +19,16 @@ KINDS = ("leave-last-out", "ratio", "global-time")
 
 def section(**values: object) -> SplitSection:
     return SplitSection.model_validate(values)
+
+
+def sold_twice(histories: list[list[int]], items: int) -> Shop:
+    """``shop_of`` with only ``items`` items, taken round and round."""
+    shop = shop_of(histories)
+    rows = replace(shop.interactions, items=shop.interactions.items % items, item_count=items)
+    none = (None,) * items
+    ids = tuple(f"item-{i}" for i in range(items))
+    prices = np.full(items, np.nan, dtype=np.float32)
+    return replace(shop, interactions=rows, catalogue=Catalogue(ids, none, none, none, prices))
 
 
 def shop_of(histories: list[list[int]], parts: np.ndarray | None = None) -> Shop:
@@ -28,7 +40,7 @@ def shop_of(histories: list[list[int]], parts: np.ndarray | None = None) -> Shop
         users=users,
         items=np.arange(rows),
         times=np.array([t for h in histories for t in h], dtype=np.int64),
-        actions=np.zeros(rows),
+        actions=np.zeros(rows, dtype=np.int8),
         values=np.full(rows, np.nan),
         item_count=rows,
     )
@@ -185,3 +197,58 @@ def test_parts_must_fit_the_rows(parts: np.ndarray) -> None:
 def test_before_test_is_train_then_validation() -> None:
     split: Split = split_shop(shop_of([[1, 2, 3, 4], [5, 6, 7]]), section())
     assert [items_of(split.before_test, u) for u in range(2)] == [[0, 1, 2], [4, 5]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_items_and_users_are_in_no_part(kind: str) -> None:
+    shop = sold_twice([list(range(12)) for _ in range(40)], 30)
+    chosen = section(kind=kind, cold_items=0.3, new_users=0.2)
+    held, split = held_out(shop, chosen), split_shop(shop, chosen)
+    assert 0 < held.items.sum() < 30
+    assert 0 < held.users.sum() < 40
+    parts = (split.train, split.validation, split.test)
+    for part in parts:
+        assert list(part.user_ids) == list(shop.interactions.user_ids)
+        assert not held.items[part.items].any()
+        assert not part.lengths[held.users].any()
+    assert sum(len(part) for part in parts) == (~held.rows(shop.interactions)).sum()
+    assert f"{held.items.sum()} items and {held.users.sum()} users held out" in split.description
+
+
+def test_folds_are_disjoint_and_cover_everything() -> None:
+    shop = sold_twice([[1, 2, 3]] * 50, 40)
+    folds = [held_out(shop, section(cold_items=0.25, new_users=0.25, fold=fold)) for fold in range(4)]
+    assert np.array_equal(sum(fold.items.astype(int) for fold in folds), np.ones(40))
+    assert np.array_equal(sum(fold.users.astype(int) for fold in folds), np.ones(50))
+
+
+def test_who_is_held_out_does_not_depend_on_the_others() -> None:
+    shop = sold_twice([[1, 2, 3]] * 50, 40)
+    whole = held_out(shop, section(new_users=0.5)).users
+    some = np.arange(0, 50, 3)
+    fewer = replace(shop, interactions=shop.interactions.keep_users(some))
+    assert np.array_equal(held_out(fewer, section(new_users=0.5)).users, whole[some])
+
+
+def test_a_given_split_stays_aligned_when_items_are_held_out() -> None:
+    shop = replace(sold_twice([[0] * 6] * 10, 20), parts=np.arange(60) % 3)
+    split = split_shop(shop, section(kind="given", cold_items=0.3))
+    kept = ~held_out(shop, section(cold_items=0.3)).items[shop.interactions.items]
+    for number, part in enumerate((split.train, split.validation, split.test)):
+        assert part.items.tolist() == shop.interactions.items[kept & (shop.parts == number)].tolist()
+
+
+def test_holding_everybody_out_says_so() -> None:
+    shop = sold_twice([[1, 2, 3]], 3)
+    chosen = next(
+        one for one in (section(new_users=0.5, fold=fold) for fold in range(2)) if held_out(shop, one).users.all()
+    )
+    with pytest.raises(MmfedError, match="held-out items or users") as caught:
+        split_shop(shop, chosen)
+    assert caught.value.code is ExitCode.DATA
+
+
+def test_a_fold_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="fold 10 does not exist"):
+        section(cold_items=0.1, fold=10)
+    assert section(cold_items=0.1, fold=9).fold == 9
