@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfed.config import TrainingSection
-from mmfed.models.base import HistoryBatch, Recommender
+from mmfed.models.base import HistoryBatch, ItemTables, Recommender
 from mmfed.rng import torch_generator
 
 PRETRAINING_RATE = 0.01
@@ -92,7 +92,7 @@ def _contrast(model: Recommender, values: Mapping[str, Tensor], usable: Tensor, 
     """Cross-entropy of finding each item of a batch again among random others, nats."""
     count, dtype = len(usable), model.features.present.dtype
     batch = usable[torch.randperm(count, generator=generator)[:BATCH]]
-    others = usable[torch.randint(count, (CANDIDATES,), generator=generator)]
+    others = usable[torch.randint(count, (min(CANDIDATES, count),), generator=generator)]
     history = model.item_tables(_view(model, generator), values).history
     tables = model.item_tables(_view(model, generator), values)
     ones = torch.ones(len(batch), 1, dtype=dtype)
@@ -106,13 +106,11 @@ def _contrast(model: Recommender, values: Mapping[str, Tensor], usable: Tensor, 
         ratings=ones,
     )
     states = model.user_states(history[batch][:, None], single)
-    candidates = torch.cat([batch[:, None], others.expand(len(batch), -1)], dim=1)[:, None]
-    scores = model.score_candidates(states, tables, candidates)[:, 0]
-    again = torch.zeros_like(scores, dtype=torch.bool)
-    again[:, 1:] = candidates[:, 0, 1:] == batch[:, None]
-    return torch.nn.functional.cross_entropy(
-        scores.masked_fill(again, float("-inf")), torch.zeros(len(batch), dtype=torch.int64)
-    )
+    own = model.score_candidates(states, tables, batch[:, None, None])[:, 0]
+    among = ItemTables(tables.history, tables.target[others], tables.bias[others])
+    again = others[None, :] == batch[:, None]
+    scores = torch.cat([own, model.score(states, among)[:, 0].masked_fill(again, float("-inf"))], dim=1)
+    return torch.nn.functional.cross_entropy(scores, torch.zeros(len(batch), dtype=torch.int64))
 
 
 def _view(model: Recommender, generator: torch.Generator) -> Tensor:
