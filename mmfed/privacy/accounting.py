@@ -29,6 +29,7 @@ DISCRETISATION = 1e-4
 _ORDERS = (*range(2, 33), *range(36, 65, 4), *range(72, 129, 8), 160, 192, 256, 384, 512, 1024)
 _SMALLEST_STEPWISE_DELTA = 1e-9  # every convolution moves up to 1e-15 of mass to infinity
 _FINE_BINS = 1.5e5
+_EXPONENTIAL_LIMIT = 600.0
 _MOST_BINS = 2e6  # a composed loss distribution of this size takes about a second; above it the grid is coarsened
 
 
@@ -196,8 +197,23 @@ def _pld_epsilon(counts: Counts, delta: float, grid: float, *, stepwise: bool) -
         total = full if total is None else total.compose(full)
     if total is None:
         return 0.0
-    with np.errstate(over="ignore"):  # a vanishing tail divides to infinity, which the library then compares rightly
-        return max(0.0, float(total.get_epsilon_for_delta(delta)))
+    with np.errstate(over="ignore"):
+        value = max(0.0, float(total.get_epsilon_for_delta(delta)))
+    return value if value < _EXPONENTIAL_LIMIT else _large_epsilon(total, delta)
+
+
+def _large_epsilon(total: pld.PrivacyLossDistribution, delta: float) -> float:
+    """ε where e^-ε is no longer a normal float and the library's closed form divides by zero: by bisection from above
+    on δ(ε), which it computes from differences of losses."""
+    low, high = 0.0, 2 * _EXPONENTIAL_LIMIT
+    while total.get_delta_for_epsilon(high) > delta:
+        low, high = high, 2 * high
+        if high > 1e12:  # more mass at infinity than δ
+            return math.inf
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if total.get_delta_for_epsilon(middle) > delta else (low, middle)
+    return high
 
 
 def _sampled(counts: Counts, grid: float, *, stepwise: bool) -> pld.PrivacyLossDistribution | None:

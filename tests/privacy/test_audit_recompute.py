@@ -40,6 +40,15 @@ def test_agrees_with_dp_accounting(terms, exponent):
     assert claim.value <= value * 1.01 + 1e-3
 
 
+@pytest.mark.parametrize("count", [500, 605, 611, 640, 800])
+def test_agrees_where_the_exponential_leaves_the_floats(count):
+    """e^-ε underflows above 708: the loss distribution still gives ε, not the far looser Rényi bound."""
+    term = Term(0.5, 0.578125, count)
+    claim, value = production([term], 1e-6), epsilon_upper_bound([term], 1e-6)
+    assert claim.method == "pld"
+    assert claim.value == pytest.approx(value, rel=2e-3)
+
+
 @pytest.mark.slow
 @given(st.lists(TERM, min_size=1, max_size=4), st.floats(-9, -2.5))
 @settings(max_examples=60, deadline=None)
