@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import difflib
+from importlib import import_module
 
 from mmfed.config import ModelSection
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.models.base import ItemFeatures, Recommender
-from mmfed.models.dfmf import DeepFusionRecommender
-from mmfed.models.gcn import GraphConvolution
-from mmfed.models.mf import MatrixFactorisation
-from mmfed.models.mmcnn import ConcatenationNetwork
-from mmfed.models.mmfnet import AttentionFusionNetwork
-from mmfed.models.mtmf import MultiTaskFactorisation
-from mmfed.models.tower import TowerRecommender
 
-RECOMMENDERS: dict[str, type[TowerRecommender]] = {
-    "mmcnn": ConcatenationNetwork,
-    "gcn": GraphConvolution,
-    "mmfnet": AttentionFusionNetwork,
-    "mf": MatrixFactorisation,
-    "dfmf": DeepFusionRecommender,
-    "mtmf": MultiTaskFactorisation,
+# Name: "module:class". The module is imported when the recommender is built, so that a line is all there is to add.
+RECOMMENDERS: dict[str, str] = {
+    "mmcnn": "mmfed.models.mmcnn:ConcatenationNetwork",
+    "gcn": "mmfed.models.gcn:GraphConvolution",
+    "mmfnet": "mmfed.models.mmfnet:AttentionFusionNetwork",
+    "mf": "mmfed.models.mf:MatrixFactorisation",
+    "dfmf": "mmfed.models.dfmf:DeepFusionRecommender",
+    "mtmf": "mmfed.models.mtmf:MultiTaskFactorisation",
 }
 
 
@@ -50,4 +45,5 @@ def build_recommender(
             "model.item_ids = false, and the catalogue has no usable modality: items cannot be told apart.",
             "set model.item_ids = true or give the shop pictures, texts or attributes.",
         )
-    return RECOMMENDERS[section.name](features, section, seed=seed, ratings=ratings)
+    module, _, kind = RECOMMENDERS[section.name].partition(":")
+    return getattr(import_module(module), kind)(features, section, seed=seed, ratings=ratings)
