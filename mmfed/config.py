@@ -82,6 +82,9 @@ class DataSection(_Section):
     seed: int = Field(
         default=0, ge=0, description="demo shop: of the simulated shoppers, apart from the run's own seed"
     )
+    own_content: bool = Field(
+        default=True, description="table: read people's own queries, reviews and photos, where the folder has the file"
+    )
     split: SplitSection = SplitSection()
 
 
@@ -214,7 +217,14 @@ class TrainingSection(_Section):
     )
     positions: int = Field(default=30, ge=1, description="positions of a history used as targets in one pass")
     negatives: int = Field(default=64, ge=1, description="sampled negatives per position (all objectives but softmax)")
-    steps: int = Field(default=1, ge=1, description="local gradient steps a round")
+    steps: int = Field(default=1, ge=1, description="local gradient steps a round, each on positions drawn at random")
+    epochs: int | None = Field(
+        default=None, ge=1, description="instead of steps: passes over the own history in batches of 'positions'"
+    )
+    optimiser: Literal["sgd", "momentum", "adam"] = Field(
+        default="sgd",
+        description="local optimiser; its state lives for one round (momentum .9; Adam .9, .999, floor 1e-6)",
+    )
     learning_rate: float = Field(default=1.0, gt=0, description="local step size")
     negative_sampling: Literal["uniform", "popularity", "hard"] = Field(
         default="uniform",
@@ -300,7 +310,7 @@ class CentralisedSection(_Section):
 
     epochs: int = Field(default=30, ge=1)
     batch: int = Field(default=64, ge=1, description="users in a step")
-    learning_rate: float = Field(default=0.003, gt=0, description="of Adam")
+    learning_rate: float = Field(default=0.003, gt=0, le=1e30, description="of Adam")
     weight_decay: float = Field(default=1e-4, ge=0, description="L2, in Adam's gradient")
 
 
@@ -370,6 +380,8 @@ class Config(_Section):
                 raise ValueError("federation.backend = 'centralised' trains without privacy: set privacy.mode = 'none'")
             if self.model.private_user_vector:
                 raise ValueError("federation.backend = 'centralised' has no devices: no model.private_user_vector")
+            if self.one_shot.enabled:
+                raise ValueError("federation.backend = 'centralised' has no devices to sum over: no one_shot.enabled")
             if self.features.private_adapters:
                 raise ValueError(
                     "federation.backend = 'centralised' has no devices: "
@@ -381,6 +393,15 @@ class Config(_Section):
     def _learned_graph_needs_the_one_shot_round(self) -> Config:
         if self.model.name == "gcn" and self.model.graph != "content" and not self.one_shot.enabled:
             raise ValueError(f"model.graph = {self.model.graph!r} needs one_shot.enabled = true")
+        return self
+
+    @model_validator(mode="after")
+    def _record_mode_counts_noisy_steps(self) -> Config:
+        if self.privacy.mode == "record" and (self.training.epochs is not None or self.training.optimiser != "sgd"):
+            raise ValueError(
+                "privacy.mode = 'record' takes training.steps noisy steps of SGD: leave out training.epochs, and set "
+                "training.optimiser = 'sgd'"
+            )
         return self
 
     @model_validator(mode="after")

@@ -56,12 +56,14 @@ def user_key(user_id: str) -> int:
 def hash_uniform(key: int, rows: IntArray, columns: IntArray) -> FloatArray:
     """Uniforms in [0, 1) addressed by (key, row, column): shape [rows, columns], float64.
 
+    ``columns`` is [columns], alike for all rows, or [rows, columns].
+
     splitmix64 finaliser (Steele, Lea, Flood 2014), applied twice. A cell's value depends on its own address only, so a
     batch of many users and a single user agree exactly.
     """
     with np.errstate(over="ignore"):
         row_part = _mix(np.asarray(rows, dtype=np.uint64) ^ np.uint64(key))
-        cells = _mix(row_part[:, None] + np.asarray(columns, dtype=np.uint64)[None, :] * np.uint64(0x9E3779B97F4A7C15))
+        cells = _mix(row_part[:, None] + np.asarray(columns, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return (cells >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from mmfed.config import Config, build_config
+from mmfed.data.own_content import OwnContent
+from mmfed.data.schema import Features
+from mmfed.encoders.own import OwnFeatures
 from mmfed.models.base import ItemFeatures, Recommender, item_features
 from mmfed.models.registry import build_recommender
 from mmfed.training.batch import Histories
@@ -89,3 +92,44 @@ def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 def toml(value: Any) -> str:
     """A value as ``--set`` wants it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def with_own_content(
+    histories: Histories,
+    features: ItemFeatures,
+    counts: Sequence[int],
+    *,
+    names: Sequence[str] = ("image", "text"),
+    seed: int = 0,
+    missing: float = 0.3,
+) -> Histories:
+    """The same histories with ``counts`` rows of random own content strewn in, of the named modalities."""
+    generator = np.random.default_rng(seed)
+    total = int(sum(counts))
+    encoded = {
+        name: Features(generator.normal(size=(total, width)).astype(np.float32), generator.random(total) >= missing)
+        for name, width in features.widths.items()
+        if name in names
+    }
+    nothing = (None,) * total
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    names = [str(key) for key in histories.keys]
+    zeros = np.zeros(total, dtype=np.int64)
+    content = OwnContent(names, indptr, zeros, zeros - 1, nothing, nothing, nothing, nothing)
+    owners = content.user_of_row()
+    users = np.concatenate([np.repeat(np.arange(len(histories)), histories.lengths), owners])
+    between = generator.uniform(histories.indptr[owners] - 1, histories.indptr[owners + 1])
+    order = np.lexsort((np.concatenate([np.arange(len(histories.items)), between]), users))
+
+    def joined(column: np.ndarray, missing: float) -> np.ndarray:
+        return np.concatenate([column, np.full(total, missing, dtype=column.dtype)])[order]
+
+    return Histories(
+        histories.keys,
+        np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(histories)))]).astype(np.int64),
+        joined(histories.items, -1),
+        None if histories.values is None else joined(histories.values, np.nan),
+        None if histories.actions is None else joined(histories.actions, -1),
+        np.concatenate([np.full(len(histories.items), -1), np.arange(total)])[order],
+        OwnFeatures(content, encoded),
+    )

@@ -25,16 +25,21 @@ def recommend(
         str | None,
         typer.Option("--history", metavar="A,B,C", help="Item ids, oldest first, of somebody training never saw."),
     ] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", metavar="WORDS", help="What the person looks for right now.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="Length of the list.", min=1, show_default=False)] = 10,
     data: DataOption = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Show the list that the model of RUN gives to a person; nothing the person already touched is in it.
 
+    With a query the list answers it, re-ranked by what the person did.
+
     RUN is the folder of a run, or its name under runs/.
     """
-    if (user is None) == (history is None):
-        raise typer.BadParameter("give exactly one of --user and --history")
+    if (user is not None and history is not None) or (user is None and history is None and query is None):
+        raise typer.BadParameter("give exactly one of --user and --history; --query goes with either, or alone")
     from mmfed.cli.progress import RunProgress
     from mmfed.simulation.run_folders import open_run
 
@@ -45,16 +50,19 @@ def recommend(
     with RunProgress(config) as progress:
         workspace = load_workspace(config, progress=progress.features)
     if user is not None:
-        found = recommend_for_user(run, config, workspace, user, k=k)
+        found = recommend_for_user(run, config, workspace, user, k=k, query=query)
     else:
-        found = recommend_for_history(run, config, workspace, (history or "").split(","), k=k)
+        found = recommend_for_history(run, config, workspace, (history or "").split(","), k=k, query=query)
     if output is Format.JSON:
         emit({"run": str(run.path), **asdict(found)})
         return
     who = f"{found.user} did" if found.user else "This person did"
     older = len(found.history) - _HISTORY_SHOWN
-    say(f"{who} last:" + (f" (and {older} before)" if older > 0 else ""))
-    _show_items(found.history[-_HISTORY_SHOWN:], scored=False)
+    if found.history:
+        say(f"{who} last:" + (f" (and {older} before)" if older > 0 else ""))
+        _show_items(found.history[-_HISTORY_SHOWN:], scored=False)
+    if query is not None:
+        say(f"\nLooks for: {query}")
     say(f"\nRecommended by {run.path.name}, model of round {found.round}:")
     _show_items(found.items, scored=True)
     if len(found.items) < k:
@@ -93,6 +101,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "mmfed recommend demo --user shopper-0000042",
             "mmfed recommend demo --history clothing-001,clothing-134 -k 5",
+            'mmfed recommend demo --user shopper-0000042 --query "warm jacket"',
             "mmfed recommend runs/demo --user shopper-0000042 --format json",
         ),
     )(recommend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,7 @@ def _check_prices(shop: Shop, folder: Path, findings: Findings) -> None:
 class _Media:
     """Files of one column: how to examine one, and the words for findings."""
 
+    owner: str
     paths: tuple[Path | None, ...]
     fault: Callable[[Path], str | None]
     kind: str
@@ -102,13 +103,12 @@ class _Media:
     extra: str
 
 
-def _media(shop: Shop) -> tuple[_Media, ...]:
-    catalogue = shop.catalogue
-    return (
-        _Media(catalogue.images, picture_fault, "pictures", "a picture", "Pillow", "vision"),
-        _Media(catalogue.audios, sound_fault, "sound files", "sound", "soundfile", "audio"),
-        _Media(catalogue.videos, video_fault, "video files", "video", "PyAV", "video"),
-    )
+def _media(shop: Shop) -> Iterator[_Media]:
+    for owner, one in (("item", shop.catalogue), ("row", shop.own)):
+        if one is not None:
+            yield _Media(owner, one.images, picture_fault, "pictures", "a picture", "Pillow", "vision")
+            yield _Media(owner, one.audios, sound_fault, "sound files", "sound", "soundfile", "audio")
+            yield _Media(owner, one.videos, video_fault, "video files", "video", "PyAV", "video")
 
 
 def _check_media(media: _Media, folder: Path, findings: Findings) -> None:
@@ -124,7 +124,7 @@ def _check_media(media: _Media, folder: Path, findings: Findings) -> None:
     faulty = [(path, fault) for path, fault in looked_at.items() if fault]
     for path, fault in faulty[:LISTED]:
         name = str(path.relative_to(folder))
-        findings.add("warning", name, f"{fault}; the item counts as without {media.lacking}", "replace it.")
+        findings.add("warning", name, f"{fault}; the {media.owner} counts as without {media.lacking}", "replace it.")
     if len(faulty) > LISTED:
         findings.add("warning", "media", f"{len(faulty) - LISTED} more {media.kind} cannot be used", "replace them.")
 

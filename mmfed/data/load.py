@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmfed.config import DataSection
+from mmfed.data.own_content import OwnContent
 from mmfed.data.preprocess import clean, clip_price_outliers
 from mmfed.data.schema import Shop
 from mmfed.errors import ExitCode, MmfedError
@@ -30,7 +31,17 @@ def load_shop(section: DataSection, *, seed: int, interactions_optional: bool = 
         return replace(shop, catalogue=catalogue, notes=(*shop.notes, *notes))
     if section.users is not None and section.source != "demo" and section.users < shop.interactions.user_count:
         shop = _first_users(shop, section.users)
-    return clean(shop, repeats=section.repeats, minimum_value=section.minimum_value)
+    shop = clean(shop, repeats=section.repeats, minimum_value=section.minimum_value)
+    return shop if shop.own is None else _with_own_content(shop, shop.own)
+
+
+def _with_own_content(shop: Shop, read: OwnContent) -> Shop:
+    """The shop with the own content of its users, reviews never before what they are about."""
+    own = read.for_users(shop.interactions.user_ids).settled(shop.interactions)
+    notes = [f"own content of {int((np.diff(own.indptr) > 0).sum())} users: {len(own)} rows"]
+    if len(own) < len(read):
+        notes.append(f"{len(read) - len(own)} rows of own content were left out: their users have no interactions")
+    return replace(shop, own=own if len(own) else None, notes=(*shop.notes, *notes))
 
 
 def _read(section: DataSection, seed: int, interactions_optional: bool) -> Shop:
@@ -42,7 +53,7 @@ def _read(section: DataSection, seed: int, interactions_optional: bool) -> Shop:
     if section.source == "table":
         from mmfed.data.sources.table import load_table
 
-        return load_table(folder, interactions_optional=interactions_optional)
+        return load_table(folder, interactions_optional=interactions_optional, own_content=section.own_content)
     if section.source == "movielens":
         from mmfed.data.sources.movielens import load_movielens
 

@@ -20,10 +20,10 @@ def path_fault(cell: str) -> str | None:
     return "leaves the folder with .." if ".." in path.parts else None
 
 
-def find_picture(folder: Path, cell: str) -> Path | None:
-    """The file a cell names, looked for in ``media/`` and then in the folder itself; None where there is none."""
+def find_picture(folder: Path, cell: str, media: str = "media") -> Path | None:
+    """The file a cell names, looked for in ``media`` and then in the folder itself; None where there is none."""
     relative = cell.replace("\\", "/")
-    for candidate in (os.path.join(folder, "media", relative), os.path.join(folder, relative)):
+    for candidate in (os.path.join(folder, media, relative), os.path.join(folder, relative)):
         if os.path.isfile(candidate):
             return Path(candidate)
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfed.data.own_content import OwnContent
 from mmfed.types import BoolArray, FloatArray, IntArray
 
 
@@ -149,6 +150,11 @@ class Interactions:
         """[interactions] the user index of every row."""
         return np.repeat(np.arange(self.user_count), self.lengths)
 
+    def rated(self) -> Interactions:
+        """The same with ratings as the only values: the value of a view, cart or purchase is an amount."""
+        rating = np.isin(self.actions, (Action.RATE, Action.REVIEW))
+        return replace(self, values=np.where(rating, self.values, np.float32(np.nan)))
+
     def keep_rows(self, keep: BoolArray) -> Interactions:
         """The same users with only the rows where ``keep`` [interactions] is true (users may become empty)."""
         counts = np.bincount(self.user_of_row()[keep], minlength=self.user_count)
@@ -188,6 +194,8 @@ class Shop:
         notes: what cleaning changed or a reader should know, one line each; shown in reports.
         parts: [interactions] int8, the split that came with the data (0 train, 1 validation, 2 test), row-aligned with
             ``interactions``; None where the source has none.
+        own: what people wrote, photographed, said or filmed, private as well; once loaded, of the users of
+            ``interactions``. None where the source has none.
     """
 
     name: str
@@ -195,6 +203,7 @@ class Shop:
     interactions: Interactions
     notes: tuple[str, ...] = ()
     parts: IntArray | None = None
+    own: OwnContent | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,12 +37,14 @@ class FeatureSet:
         notes: what was left out or made again and why, one line each.
         digest: hex SHA-256 over item ids, values and presence of all modalities, and the plans' inputs.
         plans: of the modalities with trained weights, with their raw inputs; a full network's has no frozen features.
+        reductions: what made the frozen features narrower, for content that comes later; none for those kept whole.
     """
 
     modalities: dict[str, Features]
     notes: tuple[str, ...]
     digest: str
     plans: Mapping[str, TowerPlan] = field(default_factory=dict)
+    reductions: Mapping[str, Reduction] = field(default_factory=dict)
 
     @property
     def shape(self) -> dict[str, tuple[int, int]]:
@@ -71,6 +73,7 @@ def catalogue_features(
     """
     modalities: dict[str, Features] = {}
     plans: dict[str, TowerPlan] = {}
+    reductions: dict[str, Reduction] = {}
     notes: list[str] = []
     for modality in dict.fromkeys(section.modalities):
         settings: EncoderSection = getattr(section, modality)
@@ -88,12 +91,14 @@ def catalogue_features(
         if features is None:
             continue
         modalities[modality] = features
+        if reduction is not None:
+            reductions[modality] = reduction
         if settings.training == "adapter":
             plans[modality] = _adapter(catalogue, section, modality, features, reduction, notes)
     if section.permuted:
         modalities = _permuted(modalities, catalogue.size)
         notes.append("the features are permuted among the items: a control without content.")
-    return FeatureSet(modalities, tuple(notes), _digest(catalogue.item_ids, modalities, plans), plans)
+    return FeatureSet(modalities, tuple(notes), _digest(catalogue.item_ids, modalities, plans), plans, reductions)
 
 
 def _adapter(
@@ -184,7 +189,7 @@ def _encoded(
         notes.append(f"{modality}: no item has {_NOTHING[modality]}; left out.")
         return None
     folder = section.cache or default_cache()
-    encoder = _encoder(modality, settings, section.batch)
+    encoder = frozen_encoder(modality, settings, section.batch)
     found = cached_features(folder, modality, encoder, inputs, report)
     _note_faults(modality, found, inputs.labels, folder, notes)
     if not found.features.present.any():
@@ -200,7 +205,12 @@ def _inputs(catalogue: Catalogue, modality: str) -> ItemInputs[Any]:
     return file_inputs({"image": catalogue.images, "audio": catalogue.audios, "video": catalogue.videos}[modality])
 
 
-def _encoder(modality: str, settings: EncoderSection, batch: int) -> FrozenEncoder[Any]:
+def frozen_encoder(modality: str, settings: EncoderSection, batch: int) -> FrozenEncoder[Any]:
+    """The frozen encoder of text, image, audio or video.
+
+    Raises:
+        MmfedError: a package, model or weights are missing.
+    """
     if modality == "image":
         from mmfed.encoders.image import ImageEncoder as Encoder
     elif modality == "text":

@@ -93,9 +93,13 @@ def collect_one_shot(
         key=lambda reply: order.get(reply.metadata.src_node_id, -1),
     )
     total, users_in, refused = np.zeros(packed_size(item_count)), 0, []
+    waiting = set(nodes)
     for reply in replies:
         node = reply.metadata.src_node_id
         try:
+            if node not in waiting:
+                raise MmfedError(ExitCode.FEDERATION, "nobody asked it, or it answered before", "look at the node.")
+            waiting.remove(node)
             if reply.has_error():
                 raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
             arrays, realised = tasks.read_training_reply(reply.content)

@@ -25,7 +25,7 @@ from mmfed.federated.device_policy import check_policy
 from mmfed.federated.device_store import DeviceStore
 from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
-from mmfed.federated.workspace import Workspace, load_workspace
+from mmfed.federated.workspace import Workspace, histories_of, load_workspace
 from mmfed.models.base import Recommender
 from mmfed.training.cohort import train_cohort
 from mmfed.training.cooccurrence import banded_cooccurrence, packed
@@ -128,7 +128,8 @@ class Node:
         chosen = self._chosen(task)
         items = self.model.item_count
         check_one_shot(task.config, items)
-        total = banded_cooccurrence(self.workspace.histories.take(chosen), items, decay=task.config.one_shot.decay)
+        histories = histories_of(self.workspace.split.train, self.workspace.user_keys)  # own content is no item
+        total = banded_cooccurrence(histories.take(chosen), items, decay=task.config.one_shot.decay)
         return {"cooccurrence": torch.from_numpy(packed(total))}
 
     def _chosen(self, task: tasks.Task) -> IntArray:

@@ -7,7 +7,7 @@ see the same arrays).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,10 +16,14 @@ from mmfed.config import Config, DataSection, FeaturesSection
 from mmfed.data.labels import public_labels
 from mmfed.data.load import load_shop
 from mmfed.data.schema import Features, Interactions, Shop, Split
-from mmfed.data.split import no_split, split_shop
+from mmfed.data.split import held_out, no_split, split_shop
+from mmfed.encoders.cache import default_cache
+from mmfed.encoders.own import OwnFeatures, own_features
 from mmfed.encoders.store import FeatureSet, catalogue_features
 from mmfed.encoders.trainable.plan import TowerPlan
+from mmfed.errors import ExitCode, MmfedError
 from mmfed.models.base import ItemFeatures, Recommender, item_features
+from mmfed.models.own_events import Timelines, timelines
 from mmfed.models.registry import build_recommender
 from mmfed.rng import user_key
 from mmfed.training.batch import Histories
@@ -36,12 +40,20 @@ class Workspace:
         shop: catalogue and interactions after cleaning.
         split: train, validation and test.
         features: frozen features and raw inputs of the catalogue, hash-pinned.
+        own: people's own content, encoded; None where nobody has any.
     """
 
     config: Config
     shop: Shop
     split: Split
     features: FeatureSet
+    own: OwnFeatures | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What cleaning and encoding changed, one line each."""
+        own = () if self.own is None else self.own.notes
+        return (*self.shop.notes, *self.features.notes, *own)
 
     @cached_property
     def item_features(self) -> ItemFeatures:
@@ -61,8 +73,39 @@ class Workspace:
 
     @cached_property
     def histories(self) -> Histories:
-        """Training histories of all users, in user order."""
-        return histories_of(self.split.train, self.user_keys)
+        """Training histories of all users, in user order; own content among them, up to the last interaction."""
+        train = self.split.train
+        ends = train.indptr[1:]
+        last = np.where(train.lengths > 0, train.times[np.maximum(ends, 1) - 1] if len(train) else 0, NEVER)
+        return histories_of(self.with_own(train, self.own, last), self.user_keys)
+
+    def timelines(self, history: Interactions, *later: Interactions) -> Interactions | Timelines:
+        """A history with the own content of its users before the first interaction of ``later`` (everything without).
+
+        Returns:
+            The history itself where nobody has own content that the model reads.
+        """
+        if self.own is None:
+            return history
+        until = np.full(history.user_count, NOW + 1)
+        for part in later:
+            users, first = np.unique(part.user_of_row(), return_index=True)
+            until[users] = np.minimum(until[users], part.times[first])
+        return self.with_own(history, self.own, until)
+
+    def with_own(
+        self, history: Interactions, own: OwnFeatures | None, until: IntArray | None = None
+    ) -> Interactions | Timelines:
+        """A history with own content of its users up to ``until`` [users]; itself where the model reads none of it."""
+        reads = () if own is None else tuple(set(self._reads) & set(own.modalities))
+        if own is None or not reads:
+            return history
+        return timelines(history, own, np.full(history.user_count, NOW + 1) if until is None else until, reads)
+
+    @cached_property
+    def _reads(self) -> tuple[str, ...]:
+        """Modalities that the model reads in a history."""
+        return self.new_model().history_modalities()
 
     def new_model(self) -> Recommender:
         """A freshly initialised model; the same on every node of a run."""
@@ -77,10 +120,11 @@ def _without_frozen(plan: TowerPlan | None, items: int) -> Features | None:
     return Features(np.zeros((items, 0), dtype=np.float32), plan.present)
 
 
-def histories_of(interactions: Interactions, keys: IntArray) -> Histories:
-    """Interactions as sequences named by user key."""
-    indptr = np.asarray(interactions.indptr, dtype=np.int64)
-    return Histories(keys, indptr, interactions.items, interactions.values, interactions.actions)
+def histories_of(source: Interactions | Timelines, keys: IntArray) -> Histories:
+    """Interactions, or they and own content, as sequences named by user key."""
+    indptr = np.asarray(source.indptr, dtype=np.int64)
+    own, features = (source.rows, source.features) if isinstance(source, Timelines) else (None, None)
+    return Histories(keys, indptr, source.items, source.values, source.actions, own, features)
 
 
 def load_workspace(
@@ -106,13 +150,54 @@ def load_workspace(
         features = catalogue_features(shop.catalogue, config.features, progress=progress)
         _SHOPS.clear()
         _WORKSPACES.clear()
-        _SHOPS[sources] = (shop, split, features)
+        _SHOPS[sources] = (shop, split, features, _own(shop, config, features))
+    check_own_content(config, _SHOPS[sources][0])
     if len(_WORKSPACES) >= _MOST_WORKSPACES:
         _WORKSPACES.clear()
-    _WORKSPACES[config] = Workspace(config, *_SHOPS[sources])
+    shop, split, features, own = _SHOPS[sources]
+    if config.training.objective == "mse":
+        shop = replace(shop, interactions=shop.interactions.rated())
+        parts = {name: getattr(split, name).rated() for name in ("train", "validation", "test")}
+        split = replace(split, **parts)
+    _WORKSPACES[config] = Workspace(config, shop, split, features, own)
     return _WORKSPACES[config]
 
 
+def _own(shop: Shop, config: Config, features: FeatureSet) -> OwnFeatures | None:
+    """Own content, encoded; reviews of held-out items are left out like all that concerns these."""
+    if shop.own is None:
+        return None
+    own = shop.own
+    if config.data.split.cold_items:
+        cold = np.append(held_out(shop, config.data.split).items, False)  # the last for rows about no item
+        own = own.keep_rows(~cold[own.items])
+    cache = (config.features.cache or default_cache()) / "own"
+    return own_features(own, shop.catalogue, config.features, features, cache=cache) if len(own) else None
+
+
+def check_own_content(config: Config, shop: Shop) -> None:
+    """Refuse what own content has no place in.
+
+    Raises:
+        MmfedError: record-level privacy, rating prediction, or histories whose order is not time.
+    """
+    if shop.own is None:
+        return
+    refused = {
+        "privacy.mode = 'record'": (config.privacy.mode == "record", "its unit is a window of interactions"),
+        "training.objective = 'mse'": (config.training.objective == "mse", "a query or photo rates nothing"),
+        "training.context = 'others'": (config.training.context == "others", "a review would tell its own item"),
+    }
+    for setting, (chosen, reason) in refused.items():
+        if chosen:
+            raise MmfedError(
+                ExitCode.CONFIG,
+                f"{setting} has no place for own content (queries, reviews, photos): {reason}.",
+                "set data.own_content = false.",
+            )
+
+
 _MOST_WORKSPACES = 8
-_SHOPS: dict[tuple[DataSection, FeaturesSection], tuple[Shop, Split, FeatureSet]] = {}
+NEVER, NOW = np.iinfo(np.int64).min, np.iinfo(np.int64).max - 1  # seconds, before and after everything there is
+_SHOPS: dict[tuple[DataSection, FeaturesSection], tuple[Shop, Split, FeatureSet, OwnFeatures | None]] = {}
 _WORKSPACES: dict[Config, Workspace] = {}

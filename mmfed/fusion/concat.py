@@ -26,7 +26,22 @@ class ConcatFusion(FusionHead):
         self.missing = nn.Parameter(torch.zeros(len(widths), dimensions))
 
     def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
-        fused = (1 - present) @ self.missing
-        for column, projected in enumerate(self.projected(values)):
-            fused = fused + present[:, column, None] * projected
+        read = self.design(values, present)
+        projections = [self.project[name] for name in self.modalities if name in self.project]
+        fused = read @ torch.cat([*projections, self.missing])
+        for column, (name, value) in enumerate(zip(self.modalities, values, strict=True)):
+            if name not in self.project:
+                fused = fused + present[:, column, None] * value
         return fused
+
+    def design(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
+        """[items, columns] F without the tables: the fused vector is this times the stacked parameters, plus tables.
+
+        One product for all modalities keeps per-user gradients free of per-modality copies of [items, dimensions].
+        """
+        parts = [
+            present[:, column, None] * value
+            for column, (name, value) in enumerate(zip(self.modalities, values, strict=True))
+            if name in self.project
+        ]
+        return torch.cat([*parts, 1 - present], dim=1)

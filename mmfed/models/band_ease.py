@@ -6,6 +6,7 @@ import numpy as np
 from scipy import linalg
 
 from mmfed.data.schema import Interactions
+from mmfed.errors import ExitCode, MmfedError
 from mmfed.models.baselines.base import history_matrix
 from mmfed.models.item_graph import ItemGraph
 from mmfed.types import FloatArray, IntArray
@@ -17,10 +18,21 @@ def ease_weights(gram: FloatArray, ridge: float) -> FloatArray:
     Args:
         gram: [items, items] symmetric positive semi-definite; overwritten.
         ridge: added to the diagonal, in the unit of the Gram matrix.
+
+    Raises:
+        MmfedError: the sum is not positive definite (it was noised).
     """
     gram[np.diag_indices_from(gram)] += ridge
     # Cholesky: the matrix is symmetric positive definite, half the work of a general inverse.
-    precision = linalg.cho_solve(linalg.cho_factor(gram, overwrite_a=True), np.eye(len(gram)), overwrite_b=True)
+    try:
+        factor = linalg.cho_factor(gram, overwrite_a=True)
+    except linalg.LinAlgError:
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f"the item co-occurrence with a ridge of {ridge:g} is not positive definite: no EASE weights.",
+            "raise one_shot.ridge.",
+        ) from None
+    precision = linalg.cho_solve(factor, np.eye(len(gram)), overwrite_b=True)
     weights = precision / -np.diag(precision)
     np.fill_diagonal(weights, 0.0)
     return weights

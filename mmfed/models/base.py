@@ -139,17 +139,59 @@ class ItemTables(NamedTuple):
     bias: Tensor
 
 
+class LinearSide(NamedTuple):
+    """One side of the tables where it is linear in its parameters: table = columns · θ + own ⊙ rows.
+
+    Attributes:
+        columns: [items, columns] public numbers that multiply the stacked parameters θ [columns, d].
+        own: [items] factor of the item's row of a row parameter; all 0 where there is none.
+    """
+
+    columns: Tensor
+    own: Tensor
+
+
+class LinearTables(NamedTuple):
+    """Tables that are linear in their parameters, no parameter in both sides, scored by a dot product plus the bias.
+
+    Attributes:
+        history, target: both sides.
+        bias: the factor of the item bias parameter.
+    """
+
+    history: LinearSide
+    target: LinearSide
+    bias: float
+
+
+class OwnEvents(NamedTuple):
+    """The events of a batch that are a person's own content instead of an item: private, never a target.
+
+    Attributes:
+        slots: [users, own] int64 index of the event, all of a user's different.
+        known: [users, own] 1 where there is one, 0 where padded.
+        values: [users, own, width] by modality, as the catalogue's frozen features are.
+        present: [users, own] by modality, 1 where the content has it.
+    """
+
+    slots: Tensor
+    known: Tensor
+    values: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+
+
 class HistoryBatch(NamedTuple):
     """Histories of several users, padded at the end.
 
     Attributes:
-        items: [users, events] int64 item index in time order, 0 where padded.
+        items: [users, events] int64 item index in time order, 0 where padded and at own content.
         known: [users, events] 1 where there is an event, 0 where padded.
         kept: [users, events] 1 where the event may enter a state (history dropout sets 0); never 1 where padded.
         positions: [users, states] int64; state p is formed from the events before index ``positions[u, p]``.
         others: [users, states] 1 where a state is formed from all events but the one at its position instead.
         user_vectors: [users, p] everything private about a user as one vector, see ``Recommender.private_dimensions``.
         ratings: [users, events] ratings as a share of the rating range, in [0, 1]; 0.5 where there is none.
+        own: which of the events are own content; empty for people without (None would be a leaf to ``vmap``).
     """
 
     items: Tensor
@@ -159,6 +201,7 @@ class HistoryBatch(NamedTuple):
     others: Tensor
     user_vectors: Tensor
     ratings: Tensor
+    own: OwnEvents | tuple[()] = ()
 
 
 def rating_shares(values: np.ndarray, low_high: tuple[float, float]) -> np.ndarray:
@@ -201,6 +244,10 @@ class Recommender(nn.Module, ABC):
         """Numbers p that a user's private vector holds; 0 for a model without private state."""
         return 0
 
+    def history_modalities(self) -> tuple[str, ...]:
+        """What of an item, and of a person's own content, enters a user's state."""
+        return self.features.names
+
     def item_values(self, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """[items, width] by modality: frozen features, or what trained encoders make of the public inputs.
 
@@ -209,7 +256,39 @@ class Recommender(nn.Module, ABC):
         """
         return self.features.frozen | dict(known or {})
 
+    @property
+    def rowwise(self) -> bool:
+        """Whether a row of the tables depends on that item alone, so that rows can be computed without the others."""
+        return False
+
+    def row_parameters(self) -> tuple[str, ...]:
+        """Names of the shared parameters that hold one row per item (ids, biases)."""
+        return ()
+
+    def present(self, mask: Tensor | None) -> Tensor:
+        """[items, modality_columns] what the towers may read of each item."""
+        return self.features.present if mask is None else self.features.present * mask
+
+    def linear_tables(self, present: Tensor) -> LinearTables | None:
+        """What makes the tables linear in their parameters; None for a model whose tables are not.
+
+        Args:
+            present: [items, modality_columns] what the towers may read.
+        """
+        del present
+        return None
+
     @abstractmethod
+    def history_side(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """``ItemTables.history`` from ``item_values`` and ``present``.
+
+        Of a ``rowwise`` model any items may be given, with ``row_parameters`` substituted to match.
+        """
+
+    @abstractmethod
+    def target_side(self, values: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
+        """``ItemTables.target`` and ``ItemTables.bias``, as ``history_side``."""
+
     def item_tables(self, mask: Tensor | None = None, values: Mapping[str, Tensor] | None = None) -> ItemTables:
         """Tables of the whole catalogue.
 
@@ -217,6 +296,9 @@ class Recommender(nn.Module, ABC):
             mask: [items, modality_columns] 0 hides a modality of an item (modality dropout); None hides nothing.
             values: of ``item_values``; None computes them.
         """
+        present = self.present(mask)
+        values = self.item_values() if values is None else values
+        return ItemTables(self.history_side(values, present), *self.target_side(values, present))
 
     @abstractmethod
     def user_states(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:

@@ -29,17 +29,23 @@ class DeepFusionRecommender(TowerRecommender):
         return self.features.names
 
     def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        return self._deepened(super().history_vectors(values, present), 0, present)
+        return self._with_id(self._deepened(super().history_vectors(values, present), 0), 0, present)
+
+    def own_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        return self._deepened(super().own_vectors(values, present), 0)
 
     def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        return self._deepened(super().target_table(values, present), 1, present)
+        return self._with_id(self._deepened(super().target_table(values, present), 1), 1, present)
 
-    def _deepened(self, fused: Tensor, side: int, present: Tensor) -> Tensor:
-        """[items, d]; ``side`` 0 is the history's, 1 the target's."""
+    def _deepened(self, fused: Tensor, side: int) -> Tensor:
+        """[rows, d]; ``side`` 0 is the history's, 1 the target's."""
         standard = functional.layer_norm(fused, (self.dimensions,))
         hidden = torch.relu(standard @ self.deep_in[side] + self.deep_bias[side])
         # Adam moves every weight alike: without the factor the sum over hidden units would drown the linear part.
-        deep = fused + hidden @ self.deep_out[side] / self.section.hidden
+        return fused + hidden @ self.deep_out[side] / self.section.hidden
+
+    def _with_id(self, deep: Tensor, side: int, present: Tensor) -> Tensor:
+        """[items, d] with the id residual of warm items."""
         if not self.section.item_ids:
             return deep
         return deep + present[:, -1:] * (self.target_ids if side else self.history_ids)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mmfed.data.schema import Features
+from mmfed.errors import ExitCode, MmfedError
 from mmfed.models.base import ItemFeatures
+from mmfed.models.graph_product import GraphProduct
 from mmfed.models.item_graph import ItemGraph, content_graph
 from mmfed.models.tower import TowerRecommender
 
@@ -21,7 +23,8 @@ class GraphConvolution(TowerRecommender):
     The item–item graph joins every item with its nearest neighbours in frozen content space: public, built alike by
     every party (``model.graph = "learned"`` or ``"both"`` takes the one-shot co-occurrence's, made by the coordinator
     and sent along). User–item edges exist on the user's device only, where the last convolution, from items to the
-    user, is the pooling of the own history; no message holds an edge.
+    user, is the pooling of the own history. No field of a message holds an edge; what the numbers of an update tell is
+    the business of the privacy mode (without one, a single device's update of the item biases shows its edges).
 
     h^{l+1} = Σ w_ij h^l_j + b_l with the identity for σ, and the output is the mean over layers, h^0 included
     (LightGCN, He et al. 2020), since plain stacking over-smooths.
@@ -32,9 +35,7 @@ class GraphConvolution(TowerRecommender):
 
     def build(self, generator: torch.Generator) -> None:
         del generator
-        graph = _graph(self.features, self.section.neighbours)
-        self._neighbours = torch.from_numpy(graph.indices)
-        self._weights = torch.from_numpy(graph.weights)
+        self.content_product = _content_product(self.features, self.section.neighbours)
         self.learned = self.section.graph != "content"
         if self.learned:
             shape = (self.item_count, self.section.neighbours)
@@ -42,11 +43,30 @@ class GraphConvolution(TowerRecommender):
             self.register_buffer("learned_weights", torch.zeros(shape))
         self.layer_bias = nn.Parameter(torch.zeros(2, self.section.layers, self.dimensions))
 
+    @property
+    def rowwise(self) -> bool:
+        return False
+
     def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         return self._convolved(super().history_vectors(values, present), 0)
 
     def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         return self._convolved(super().target_table(values, present), 1)
+
+    def _learned(self) -> ItemGraph:
+        """The graph that the coordinator sent.
+
+        Raises:
+            MmfedError: it is no graph of these items.
+        """
+        neighbours, weights = self.get_buffer("learned_neighbours"), self.get_buffer("learned_weights")
+        if not bool(((neighbours >= 0) & (neighbours < self.item_count) & weights.isfinite()).all()):
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                "the learned item graph names items that are not in the catalogue, or holds NaN.",
+                "look at the coordinator: it does not run this version of mmfed.",
+            )
+        return ItemGraph(neighbours.long().numpy(), weights.float().numpy())
 
     def use_learned_graph(self, graph: ItemGraph) -> None:
         """Take the item–item graph of the one-shot co-occurrence (every number travels as float32)."""
@@ -66,28 +86,17 @@ class GraphConvolution(TowerRecommender):
     def _gathered(self, nodes: Tensor) -> Tensor:
         """Σ_j w_ij h_j over the item graph; of two graphs the mean."""
         if not self.learned:
-            return _gather(nodes, self._neighbours, self._weights)
-        learned = _gather(nodes, self.get_buffer("learned_neighbours").long(), self.get_buffer("learned_weights"))
-        if self.section.graph == "learned":
-            return learned
-        return (learned + _gather(nodes, self._neighbours, self._weights)) / 2
+            return self.content_product(nodes)
+        learned = GraphProduct(self._learned())(nodes)
+        return learned if self.section.graph == "learned" else (learned + self.content_product(nodes)) / 2
 
 
-def _gather(nodes: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
-    """[items, d] one neighbour of all items at a time: no [items, neighbours, d] tensor."""
-    weights = weights.to(nodes.dtype)
-    total = torch.zeros_like(nodes)
-    for column in range(weights.shape[1]):
-        total = total + weights[:, column, None] * nodes.index_select(0, neighbours[:, column])
-    return total
+_PRODUCTS: WeakKeyDictionary[ItemFeatures, dict[int, GraphProduct]] = WeakKeyDictionary()
 
 
-_GRAPHS: WeakKeyDictionary[ItemFeatures, dict[int, ItemGraph]] = WeakKeyDictionary()
-
-
-def _graph(features: ItemFeatures, neighbours: int) -> ItemGraph:
-    """The content graph, built once per catalogue; only frozen features make edges, without any there is none."""
-    held = _GRAPHS.setdefault(features, {})
+def _content_product(features: ItemFeatures, neighbours: int) -> GraphProduct:
+    """Of the content graph, built once per catalogue; only frozen features make edges, without any there is none."""
+    held = _PRODUCTS.setdefault(features, {})
     if neighbours not in held:
         modalities = {
             name: Features(value.float().numpy(), features.present[:, column].numpy() > 0)
@@ -95,8 +104,9 @@ def _graph(features: ItemFeatures, neighbours: int) -> ItemGraph:
             if value.shape[1]
         }
         if modalities:
-            held[neighbours] = content_graph(modalities, neighbours=neighbours)
+            graph = content_graph(modalities, neighbours=neighbours)
         else:
             itself = np.arange(features.item_count, dtype=np.int64)[:, None]
-            held[neighbours] = ItemGraph(itself, np.zeros(itself.shape, dtype=np.float32))
+            graph = ItemGraph(itself, np.zeros(itself.shape, dtype=np.float32))
+        held[neighbours] = GraphProduct(graph)
     return held[neighbours]

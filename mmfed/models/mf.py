@@ -11,3 +11,5 @@ class MatrixFactorisation(TowerRecommender):
     The article's R embeds user ids; here the user's row is pooled from the own history (``private_user_vector`` adds
     the article's free vector, which then stays on the device).
     """
+
+    linear = True

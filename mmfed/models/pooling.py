@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -51,7 +52,7 @@ class HistoryPooling(nn.Module):
         before = self.before(batch)
         age = self._age(batch).clamp_min(0).to(dtype) * (1 - batch.others[:, :, None])
         for decay in self.decays:
-            weights = before * decay**age
+            weights = before * torch.exp(age * math.log(decay))
             yield weights / weights.sum(-1, keepdim=True).clamp_min(1e-12) ** 0.75
 
     def before(self, batch: HistoryBatch) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mmfed.models.base import HistoryBatch, Recommender, rating_shares
+from mmfed.models.own_events import Timelines, own_events
 from mmfed.types import BoolArray, FloatArray, IntArray
 
 
@@ -28,7 +29,7 @@ class ModelScorer:
 
     Args:
         model: the recommender.
-        history: what each user did up to the moment of the recommendation.
+        history: what each user did up to the moment of the recommendation; with ``Timelines``, own content among it.
         user_vectors: [users, p] private vectors; None for models without.
         rating_range: lowest and highest rating; used by models that predict ratings.
         hidden: modalities (by name, or "id") that are treated as missing from every item.
@@ -40,7 +41,7 @@ class ModelScorer:
     def __init__(
         self,
         model: Recommender,
-        history: ItemLists,
+        history: ItemLists | Timelines,
         *,
         user_vectors: FloatArray | None = None,
         rating_range: tuple[float, float] = (1.0, 5.0),
@@ -91,6 +92,12 @@ class ModelScorer:
         known = np.arange(longest) < lengths[:, None]
         items = np.zeros((len(users), longest), dtype=np.int64)
         items[known] = np.concatenate([self._history.items[a:b] for a, b in zip(starts, ends, strict=True)])
+        own = ()
+        if isinstance(self._history, Timelines):
+            rows = np.full(items.shape, -1, dtype=np.int64)
+            rows[known] = np.concatenate([self._history.rows[a:b] for a, b in zip(starts, ends, strict=True)])
+            own = own_events(rows, self._history.features, self._tables.bias.dtype)
+            items[rows >= 0] = 0
         ratings = np.full(items.shape, 0.5)
         if self._model.ratings:
             given = [self._history.values[a:b] for a, b in zip(starts, ends, strict=True)]
@@ -108,6 +115,7 @@ class ModelScorer:
             others=torch.zeros(len(users), 1, dtype=dtype),
             user_vectors=vectors,
             ratings=torch.from_numpy(ratings).to(dtype),
+            own=own,
         )
         return self._model.user_states(self._tables.history[batch.items], batch)
 

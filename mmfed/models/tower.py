@@ -11,9 +11,19 @@ from torch.nn import functional
 
 from mmfed.config import ModelSection
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.fusion.concat import ConcatFusion
 from mmfed.fusion.head import FusionHead
 from mmfed.fusion.registry import fusion_head
-from mmfed.models.base import HistoryBatch, ItemFeatures, ItemTables, Recommender, Scope
+from mmfed.models.base import (
+    HistoryBatch,
+    ItemFeatures,
+    ItemTables,
+    LinearSide,
+    LinearTables,
+    OwnEvents,
+    Recommender,
+    Scope,
+)
 from mmfed.models.pooling import HistoryPooling
 from mmfed.rng import torch_generator
 
@@ -32,6 +42,9 @@ class TowerRecommender(Recommender):
     both sides; a private adapter U, [width, d] per user and kept on the device, adds the pooled frozen features of the
     own history times U to the state, so that no user needs item tables of their own.
 
+    Own content (queries, photos) enters the state among the items, as an item without an id would; it is not an item
+    in any other way.
+
     For ratings the history counts by how much better each item was rated than expected, and the person's own mean
     deviation is one more coordinate of the state.
 
@@ -45,11 +58,13 @@ class TowerRecommender(Recommender):
         own_fusion: the head that ``model.fusion = "default"`` takes.
         fuses_early: items are one vector before they meet the user; a head that weighs by user weighs by item alone.
         output: the article's output non-linearity for ratings; a ranking keeps the logit.
+        linear: nothing but the fusion head stands between features and tables.
     """
 
     own_fusion: ClassVar[str] = "concat"
     fuses_early: ClassVar[bool] = False
     output: ClassVar[Literal["sigmoid", "relu"]] = "sigmoid"
+    linear: ClassVar[bool] = False
 
     def __init__(self, features: ItemFeatures, section: ModelSection, *, seed: int, ratings: bool = False) -> None:
         super().__init__(features, section.dimensions)
@@ -119,7 +134,6 @@ class TowerRecommender(Recommender):
         return vector + sum(adapter.numel() for adapter in self.private_adapters.values())
 
     def history_modalities(self) -> tuple[str, ...]:
-        """What of an item enters a user's state."""
         return self.target_modalities()
 
     def target_modalities(self) -> tuple[str, ...]:
@@ -138,31 +152,52 @@ class TowerRecommender(Recommender):
         )
 
     def item_values(self, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        held = dict(known or {})
-        frozen = self.features.frozen
-        for name, plan in self.features.planned(Scope.SHARED).items():
-            if name not in held:
-                held[name] = plan.vectors(self.encoders[name], frozen[name])
-        return frozen | held
+        return self._through_encoders(self.features.frozen, dict(known or {}))
 
-    def item_tables(self, mask: Tensor | None = None, values: Mapping[str, Tensor] | None = None) -> ItemTables:
-        present = self.present(mask)
-        values = self.item_values() if values is None else values
-        history = self.history_vectors(values, present)
+    @property
+    def rowwise(self) -> bool:
+        return not self.encoders
+
+    def row_parameters(self) -> tuple[str, ...]:
+        return ("history_ids", "item_bias", "target_ids") if self.section.item_ids else ("item_bias",)
+
+    def linear_tables(self, present: Tensor) -> LinearTables | None:
+        section = self.section
+        if not self.linear or self.encoders or self.private_adapters or self.ratings or section.similarity != "dot":
+            return None
+        sides = []
+        for head, history in ((self.history_head, True), (self.target_head, False)):
+            if not isinstance(head, ConcatFusion):
+                return None
+            read, columns = self.inputs(head, self.item_values(), present, history=history)
+            own = columns[:, -1] if section.item_ids else columns.new_zeros(len(columns))
+            sides.append(LinearSide(head.design(read, columns), own))
+        return LinearTables(sides[0], sides[1], section.bias_scale)
+
+    def history_side(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        history = self._with_adapted(self.history_vectors(values, present), values, present)
+        if self.ratings:
+            history = torch.cat([history, (self.item_bias * self.section.bias_scale)[:, None]], dim=1)
+        return history
+
+    def target_side(self, values: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
         target = self.target_table(values, present)
-        for name in self.private_adapters:
-            own = present[:, self.features.names.index(name), None]
-            history = torch.cat([history, values[name] * own * self.section.content_scale], dim=1)
         bias = self.item_bias * self.section.bias_scale
         if self.section.similarity == "cosine":
             target = functional.normalize(target, dim=1) / self.section.temperature
-        if self.ratings:
-            history = torch.cat([history, bias[:, None]], dim=1)
-            bias = bias + self.rating_offset
-        return ItemTables(history, target, bias)
+        return target, bias + self.rating_offset if self.ratings else bias
 
     def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """[items, d] of the history side, from ``item_values`` and [items, modality_columns]."""
+        return self.history_head(*self.inputs(self.history_head, values, present, history=True))
+
+    def own_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """[rows, d] of the history side for own content, which is no node of any graph and has no id.
+
+        Args:
+            values: as ``item_values``, of the rows; the id's are zeros.
+            present: [rows, modality_columns], 0 in the id's column.
+        """
         return self.history_head(*self.inputs(self.history_head, values, present, history=True))
 
     def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
@@ -175,20 +210,21 @@ class TowerRecommender(Recommender):
     ) -> tuple[list[Tensor], Tensor]:
         """What a head reads of ``item_values``, ids included, and its columns of ``present``."""
         read = {name: value * self.section.content_scale for name, value in values.items()}
-        if self.section.item_ids:
+        if self.section.item_ids and ID not in read:
             read[ID] = self.history_ids if history else self.target_ids
         names = (*self.features.names, ID)
         columns = [names.index(name) for name in head.modalities]
         return [read[name] for name in head.modalities], present[:, columns]
 
     def present(self, mask: Tensor | None) -> Tensor:
-        """[items, modality_columns] what the towers may read of each item."""
         present = self.features.present
         if self.section.item_ids:
             present = torch.cat([present, present.new_ones(present.shape[0], 1)], dim=1)
         return present if mask is None else present * mask
 
     def user_states(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
+        if batch.own:
+            vectors = self._with_own(vectors, batch.own)
         if not self.ratings:
             return self.pooled(vectors, batch)
         expected = self.rating(self.rating_offset + vectors[..., -1])
@@ -242,6 +278,40 @@ class TowerRecommender(Recommender):
         private = [] if self.user_vector is None else ["user_vector"]
         private += [f"private_adapters.{name}" for name in self.private_adapters]
         return super().scopes() | dict.fromkeys(private, Scope.PRIVATE)
+
+    def _with_own(self, vectors: Tensor, own: OwnEvents) -> Tensor:
+        """The history vectors [users, events, width] with own content in its slots."""
+        rows = own.slots.numel()
+        frozen = {name: value.flatten(0, 1) for name, value in own.values.items()}
+        # What own content lacks is zeros behind its encoder: one of raw inputs would read the whole catalogue.
+        lacking = {
+            name: vectors.new_zeros(rows, width) for name, width in self.features.widths.items() if name not in frozen
+        }
+        columns = [
+            own.present[name].flatten() if name in frozen else vectors.new_zeros(rows) for name in self.features.names
+        ]
+        if self.section.item_ids:
+            lacking[ID] = vectors.new_zeros(rows, self.dimensions)
+            columns.append(vectors.new_zeros(rows))
+        values, present = self._through_encoders(frozen, lacking), torch.stack(columns, dim=1)
+        found = self._with_adapted(self.own_vectors(values, present), values, present)
+        found = found.unflatten(0, own.slots.shape) * own.known[..., None]
+        items = 1 - torch.zeros_like(vectors[..., 0]).scatter_add(1, own.slots, own.known)
+        return (vectors * items[..., None]).scatter_add(1, own.slots[..., None].expand_as(found), found)
+
+    def _through_encoders(self, frozen: dict[str, Tensor], held: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Values by modality, those of trained encoders computed where they are not ``held``."""
+        for name, plan in self.features.planned(Scope.SHARED).items():
+            if name not in held:
+                held[name] = plan.vectors(self.encoders[name], frozen[name])
+        return frozen | held
+
+    def _with_adapted(self, history: Tensor, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """History vectors, followed by what private adapters read."""
+        for name in self.private_adapters:
+            column = present[:, self.features.names.index(name), None]
+            history = torch.cat([history, values[name] * column * self.section.content_scale], dim=1)
+        return history
 
     def _parted(self, states: Tensor) -> tuple[Tensor, Tensor | float]:
         return (states[..., :-1], states[..., -1:]) if self.ratings else (states, 0.0)

@@ -33,7 +33,7 @@ def run_centralised(config: Config, workspace: Workspace, run: RunFolder, observ
     _restore(progress, shared, optimiser)
     histories = workspace.histories
     observer.enrolled(len(histories), 1.0, None)
-    for epoch in range(progress.round + 1, section.epochs + 1):
+    for epoch in range(progress.round + 1, 0 if progress.stopped else section.epochs + 1):
         started = time.perf_counter()
         order = numpy_generator(config.run.seed, "centralised", epoch).permutation(len(histories))
         for step, start in enumerate(range(0, len(order), section.batch)):

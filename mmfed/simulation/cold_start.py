@@ -114,7 +114,7 @@ def cold_start(
             *_cold_items(workspace, held, methods, model),
             *_new_users(workspace, held, methods["model"], model, section),
         ],
-        "notes": [*workspace.shop.notes, *workspace.features.notes, *_notes(config)],
+        "notes": [*workspace.notes, *_notes(config)],
     }
     write_json(folder / FILE, study)
     return StudyResult(folder, folder / FILE, study, results_path(path, section.results))
@@ -125,11 +125,14 @@ def _notes(config: Config) -> list[str]:
 
 
 def _holding_out(config: Config) -> Config:
-    """The configuration, with a tenth of items and users held out where it says nothing."""
-    if config.data.split.cold_items or config.data.split.new_users:
-        return config
-    shares = [f"data.split.{name}={SHARE}" for name in ("cold_items", "new_users")]
-    return build_config(config.model_dump(mode="json"), shares)
+    """The configuration, with a tenth of items and users held out where it says nothing.
+
+    Events are scored from interactions alone, so nobody's own content is trained on.
+    """
+    chosen = ["data.own_content=false"]
+    if not (config.data.split.cold_items or config.data.split.new_users):
+        chosen += [f"data.split.{name}={SHARE}" for name in ("cold_items", "new_users")]
+    return build_config(config.model_dump(mode="json"), chosen)
 
 
 def _checked(workspace: Workspace, config: Config) -> HeldOut:

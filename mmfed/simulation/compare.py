@@ -229,7 +229,7 @@ def _comparison(path: Path, base: Config, section: CompareSection, table: _Table
         "methods": methods,
         "ratings": ratings,
         "published": [one.model_dump() for one in section.published],
-        "notes": [*workspace.shop.notes, *workspace.features.notes],
+        "notes": [*workspace.notes],
     }
 
 

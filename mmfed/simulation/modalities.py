@@ -131,8 +131,9 @@ def run_tables(run: RunFolder, config: Config, workspace: Workspace, name: str) 
     columns = {f"{metric}@{k}": f"{metric}@{k}" for metric in ("recall", "ndcg") for k in ks}
     kind = f"{config.model.name} federated"
     rows = [_row(workspace, REFERENCE, KIND_NOTES["centralised"], popularity, columns)]
+    timelines = workspace.timelines(history, workspace.split.test)
     rows += [
-        _row(workspace, label, kind, learned.scorer(history, vectors, hidden=gone), columns)
+        _row(workspace, label, kind, learned.scorer(history, vectors, hidden=gone, timelines=timelines), columns)
         for label, gone in hidden.items()
     ]
     about = "Test split, full ranking; a modality is hidden from all items when scoring, training had it."
@@ -168,7 +169,8 @@ def _absent(
 ) -> list[dict[str, Any]]:
     """Targets that lack a modality in the data, beside those that have it; no table where nothing lacks anything."""
     test = workspace.split.test
-    score = learned.scorer(workspace.split.before_test, vectors)
+    history = workspace.split.before_test
+    score = learned.scorer(history, vectors, timelines=workspace.timelines(history, test))
     rows = []
     for modality, one in workspace.features.modalities.items():
         for has, word in ((False, "lack"), (True, "have")):
@@ -205,7 +207,7 @@ def _study(
         "seed": config.run.seed,
         "privacy": promise,
         "tables": tables,
-        "notes": [*workspace.shop.notes, *workspace.features.notes],
+        "notes": [*workspace.notes],
     }
 
 

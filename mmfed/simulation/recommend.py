@@ -11,15 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfed.config import Config
+from mmfed.data.own_content import NO_ITEM, own_content
 from mmfed.data.schema import Categorical, Tags, group_by_user
+from mmfed.encoders.own import OwnFeatures, own_features
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.protocol import tie_keys
 from mmfed.evaluation.ranking import top_k
-from mmfed.federated.workspace import Workspace
+from mmfed.federated.workspace import NOW, Workspace
+from mmfed.models.band_ease import standardised
 from mmfed.records import RunFolder
 from mmfed.simulation.run import private_vectors
 from mmfed.simulation.scorer import run_model
 from mmfed.types import FloatArray, IntArray
+
+# As one event among many a query would drown in a long history: the list for the query alone counts this much more.
+QUERY_WEIGHT = 2.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Recommendations:
     Attributes:
         user: None for a history given by hand.
         history: what the list is based on, oldest first; none of it is in the list.
+        query: what the person looks for, in words; None without.
         items: best first; shorter than asked when fewer items are left.
         round: of the model.
     """
@@ -54,10 +61,16 @@ class Recommendations:
     history: tuple[Item, ...]
     items: tuple[Item, ...]
     round: int
+    query: str | None = None
 
 
-def recommend_for_user(run: RunFolder, config: Config, workspace: Workspace, user: str, *, k: int) -> Recommendations:
+def recommend_for_user(
+    run: RunFolder, config: Config, workspace: Workspace, user: str, *, k: int, query: str | None = None
+) -> Recommendations:
     """The k best items for a person of the shop, from everything the person did, held-out interactions included.
+
+    Args:
+        query: the person's search words: the list answers them, re-ranked by the history they are the last event of.
 
     Raises:
         MmfedError: unknown user (the nearest ids are in the fix), k out of range, no checkpoint.
@@ -67,27 +80,37 @@ def recommend_for_user(run: RunFolder, config: Config, workspace: Workspace, use
     if user not in ids:
         raise MmfedError(ExitCode.DATA, f"user {user!r}: not in the shop.", _nearest(user, ids, "user"))
     row = ids.index(user)
-    history = interactions.items[interactions.rows(row)]
-    return _recommend(run, config, workspace, history, k, user=user, row=row)
+    rows = interactions.rows(row)
+    return _recommend(run, config, workspace, interactions.items[rows], k, user=user, row=row, query=query)
 
 
 def recommend_for_history(
-    run: RunFolder, config: Config, workspace: Workspace, item_ids: Sequence[str], *, k: int
+    run: RunFolder,
+    config: Config,
+    workspace: Workspace,
+    item_ids: Sequence[str],
+    *,
+    k: int,
+    query: str | None = None,
 ) -> Recommendations:
     """The k best items for somebody who touched these items, oldest first; nobody training needs to know.
+
+    Args:
+        query: search words, as in ``recommend_for_user``; with them the history may be empty.
 
     Raises:
         MmfedError: an unknown item (the nearest ids are in the fix), an empty history, k out of range, no checkpoint.
     """
     known = {item: index for index, item in enumerate(workspace.shop.catalogue.item_ids)}
     wanted = [item.strip() for item in item_ids if item.strip()]
-    if not wanted:
+    if not wanted and query is None:
         raise MmfedError(ExitCode.CONFIG, "--history is empty.", "name at least one item, e.g. --history a,b,c.")
     for item in wanted:
         if item not in known:
             near = _by_title(workspace, item) or _nearest(item, list(known), "item")
             raise MmfedError(ExitCode.DATA, f"item {item!r}: not in the catalogue.", near)
-    return _recommend(run, config, workspace, np.array([known[item] for item in wanted], dtype=np.int64), k)
+    history = np.array([known[item] for item in wanted], dtype=np.int64)
+    return _recommend(run, config, workspace, history, k, query=query)
 
 
 def _recommend(
@@ -99,6 +122,7 @@ def _recommend(
     *,
     user: str | None = None,
     row: int | None = None,
+    query: str | None = None,
 ) -> Recommendations:
     catalogue = workspace.shop.catalogue
     if not 1 <= k <= catalogue.size:
@@ -113,17 +137,26 @@ def _recommend(
         vectors = (
             vectors[[row]] if row is not None else np.zeros((1, learned.model.private_dimensions), dtype=np.float32)
         )
-    events = len(history)
+    events, interactions = len(history), workspace.shop.interactions
     one = group_by_user(
         user_ids=[user or "somebody"],
         users=np.zeros(events, dtype=np.int64),
         items=history,
-        times=np.arange(events),
+        times=np.arange(events) if row is None else interactions.times[interactions.rows(row)],
         actions=np.zeros(events, dtype=np.int64),
-        values=np.full(events, np.nan),
+        values=np.full(events, np.nan) if row is None else interactions.values[interactions.rows(row)],
         item_count=catalogue.size,
     )
-    scores = learned.scorer(one, vectors)(np.zeros(1, dtype=np.int64))
+    person = np.zeros(1, dtype=np.int64)
+    own = None if row is None or workspace.own is None else workspace.own.of_user(row)
+    asked = None if query is None else query_features(workspace, query)
+    if asked is not None:
+        own = asked if own is None else own.followed_by(asked)
+    scores = learned.scorer(one, vectors, timelines=workspace.with_own(one, own))(person)
+    if asked is not None and events:
+        nothing = one.keep_rows(np.zeros(events, dtype=bool))
+        alone = learned.scorer(nothing, vectors, timelines=workspace.with_own(nothing, asked))(person)
+        scores = standardised(scores) + QUERY_WEIGHT * standardised(alone)
     scores[0, history] = -np.inf
     best = top_k(scores, k, tie_keys(catalogue.item_ids, config.run.seed))[0]
     return Recommendations(
@@ -131,7 +164,34 @@ def _recommend(
         history=tuple(_item(workspace, int(item)) for item in history),
         items=tuple(_item(workspace, int(item), float(scores[0, item])) for item in best if item >= 0),
         round=learned.round,
+        query=query,
     )
+
+
+def query_features(workspace: Workspace, query: str) -> OwnFeatures:
+    """Search words as own content of one person, right now; encoded and kept nowhere.
+
+    Raises:
+        MmfedError: there are no words, or the run's model reads no text in a history.
+    """
+    config = workspace.config
+    if not query.strip():
+        raise MmfedError(ExitCode.CONFIG, "--query is empty.", 'say what is looked for, e.g. --query "running shoes".')
+    if config.training.objective == "mse" or "text" not in workspace.new_model().history_modalities():
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f"--query: this run's model ({config.model.name}) "
+            + ("predicts ratings." if config.training.objective == "mse" else "reads no text in a history."),
+            "take a run that ranks and has text among features.modalities, on a shop with titles.",
+        )
+    content = own_content(
+        user_ids=["somebody"],
+        users=np.zeros(1, dtype=np.int64),
+        times=np.array([NOW]),
+        items=np.array([NO_ITEM]),
+        contents={"text": [query]},
+    )
+    return own_features(content, workspace.shop.catalogue, config.features, workspace.features)
 
 
 def _item(workspace: Workspace, item: int, score: float | None = None) -> Item:

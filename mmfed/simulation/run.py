@@ -104,7 +104,8 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
     """Read the test split once: figures of the run's model and of the baselines; writes ``results.json`` and
     ``recommendations.json``."""
     learned = run_model(run, config, workspace)
-    scorer = learned.scorer(workspace.split.before_test, private_vectors(run, workspace, learned.model))
+    vectors, history = private_vectors(run, workspace, learned.model), workspace.split.before_test
+    scorer = learned.scorer(history, vectors, timelines=workspace.timelines(history, workspace.split.test))
     ratings = config.training.objective == "mse"
     figures = assess_ratings(workspace, scorer.ratings) if ratings else assess(workspace, scorer)
     guarantee = guarantee_of(run, config, workspace.shop.interactions.user_count)
@@ -131,7 +132,7 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
             {"name": one.name, "kind": one.kind, "federated": one is federated, **one.result.to_json()}
             for one in [*baselines, federated]
         ],
-        "notes": [*workspace.shop.notes, *workspace.features.notes, *_selection_notes(config)],
+        "notes": [*workspace.notes, *_selection_notes(config)],
     }
     write_json(run.results, results)
     write_json(run.recommendations, sample_recommendations(workspace, figures.lists, figures.evaluated_users))
@@ -249,7 +250,8 @@ class _Observer:
             self._one_shot_used = True
         load_parameters(self._model, parameters)
         vectors = private_vectors(self._run, self._workspace, self._model)
-        scorer = ModelScorer(self._model, split.train, user_vectors=vectors, rating_range=config.training.rating_range)
+        history = self._workspace.timelines(split.train, split.validation, split.test)
+        scorer = ModelScorer(self._model, history, user_vectors=vectors, rating_range=config.training.rating_range)
         if config.training.objective == "mse":
             rated = np.isfinite(split.validation.values)
             users, chosen = split.validation.user_of_row()[rated], split.validation.items[rated]

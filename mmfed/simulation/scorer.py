@@ -15,6 +15,7 @@ from mmfed.federated.progress import chosen_model, load_parameters
 from mmfed.federated.workspace import Workspace
 from mmfed.models.band_ease import BandEase, standardised
 from mmfed.models.base import Recommender
+from mmfed.models.own_events import Timelines
 from mmfed.models.scoring import ModelScorer
 from mmfed.records import RunFolder
 from mmfed.types import FloatArray, IntArray
@@ -40,7 +41,12 @@ class RunModel:
     weight: float
 
     def scorer(
-        self, history: Interactions, vectors: FloatArray | None = None, *, hidden: tuple[str, ...] = ()
+        self,
+        history: Interactions,
+        vectors: FloatArray | None = None,
+        *,
+        hidden: tuple[str, ...] = (),
+        timelines: Interactions | Timelines | None = None,
     ) -> RunScorer:
         """Scores of every item given each user's history.
 
@@ -48,10 +54,11 @@ class RunModel:
             history: what each user did up to the moment of the recommendation.
             vectors: [users, p] private vectors; None for models without.
             hidden: modalities that are treated as missing from every item.
+            timelines: the same with own content, which the model alone reads; None for the history.
         """
         alone = ModelScorer(
             self.model,
-            history,
+            history if timelines is None else timelines,
             user_vectors=vectors,
             rating_range=self.config.training.rating_range,
             hidden=hidden,
@@ -136,7 +143,7 @@ def _best_weight(found: RunModel, workspace: Workspace) -> float:
     split, config = workspace.split, workspace.config
     if not len(split.validation) or found.beside is None:
         return 0.0
-    alone = ModelScorer(found.model, split.train)
+    alone = ModelScorer(found.model, workspace.timelines(split.train, split.validation, split.test))
     items = workspace.shop.catalogue.size
     values = []
     for weight in ENSEMBLE_WEIGHTS:

@@ -1,39 +1,41 @@
 """Local training of many users at once: the same update as ``reference``, as batched tensor programs.
 
-Three paths, chosen by what is asked:
+Paths, chosen by what is asked:
 
 - one step, no clipping: the sum of the users' losses is differentiated once (a sum of gradients is the gradient of
   the sum);
-- one step, clipping: gradients per user with respect to the item tables and the state's own parameters
-  (``torch.func.vmap``), pulled back through the item towers, whose forward pass all users share;
-- several steps: every user has a copy of the parameters along a batch axis.
+- otherwise gradients per user (``torch.func.vmap``), through the touched rows alone (``rows``) where an item's tables
+  depend on that item alone; in the first step the weights are still everybody's and are not copied;
+- where items depend on each other (graph convolution) or on trained encoders: one step pulls the gradients of the item
+  tables back through the towers, whose forward pass all users share; several steps copy all parameters per user.
 
-Users are sorted by length and worked on in chunks, so padding stays small and no per-user result is kept.
+Users are sorted by work and taken in chunks, so padding stays small and no per-user result is kept.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vjp, vmap
 from torch.nn import functional
-from torch.utils._pytree import tree_map
 
-from mmfed.config import TrainingSection
-from mmfed.models.base import ItemTables, Recommender
-from mmfed.training.batch import Histories, TrainingBatch, modality_mask, training_batch
+from mmfed.models.base import ItemTables, LinearTables, Recommender
+from mmfed.training.batch import Histories, TrainingBatch, local_steps, modality_mask, objective_of, training_batch
+from mmfed.training.linear import LinearSums, parameter_totals
+from mmfed.training.local_optimiser import LocalOptimiser
 from mmfed.training.objective import user_losses
+from mmfed.training.rows import RowGradients, touched_rows
 from mmfed.training.update import CohortUpdate, LocalWork
+from mmfed.training.whole import SequenceGradients, several_steps
 from mmfed.types import IntArray
 
 SUMMED_CHUNK = 32
+LINEAR_CHUNK = 16
 PER_USER_CHUNK = 16
-STEPS_CHUNK = 8
+WHOLE_STEPS_CHUNK = 8
 
 Parameters = dict[str, Tensor]
 
@@ -52,40 +54,28 @@ def train_cohort(model: Recommender, histories: Histories, user_vectors: Tensor,
     parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
     if not len(histories):
         return CohortUpdate(_zeros(parameters), 0, user_vectors.clone())
-    if work.training.steps == 1 and work.clip_norm is None:
+    training = work.training
+    steps = local_steps(histories, training)
+    single = int(steps.max()) == 1 and training.optimiser != "adam"
+    if single and work.clip_norm is None:
         return _summed(model, histories, user_vectors, work)
-    return _per_user(model, parameters, histories, user_vectors, work)
-
-
-class _Program(torch.nn.Module):
-    """The model's two stages as one module, so that ``functional_call`` can substitute parameters in either."""
-
-    def __init__(self, model: Recommender, training: TrainingSection) -> None:
-        super().__init__()
-        self.model = model
-        self.training_section = training
-
-    def tables(self, parameters: Parameters, mask: Tensor | None) -> ItemTables:
-        return functional_call(self, self._prefixed(parameters), ("tables", mask))
-
-    def losses(self, parameters: Parameters, tables: ItemTables, vectors: Tensor, batch: TrainingBatch) -> Tensor:
-        return functional_call(self, self._prefixed(parameters), ("losses", tables, vectors, batch))
-
-    def forward(self, stage: str, *arguments: Any) -> Any:
-        if stage == "tables":
-            return self.model.item_tables(*arguments)
-        return user_losses(self.model, self.training_section, *arguments)
-
-    def _prefixed(self, parameters: Parameters) -> Parameters:
-        return {f"model.{name}": value for name, value in parameters.items()}
+    if single and histories.own is None and objective_of(model, training) == "softmax":
+        linear = model.linear_tables(model.present(_mask(model, work, 0)))
+        if linear is not None:
+            return _linear(model, linear, histories, user_vectors, work)
+    if model.rowwise:
+        return _by_rows(model, parameters, histories, user_vectors, work, steps)
+    return _whole(model, parameters, histories, user_vectors, work, steps)
 
 
 def _zeros(parameters: Mapping[str, Tensor]) -> Parameters:
     return {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
 
 
-def _chunks(histories: Histories, size: int) -> Iterator[IntArray]:
-    order = np.argsort(histories.lengths, kind="stable")
+def _chunks(histories: Histories, size: int, steps: IntArray | None = None) -> Iterator[IntArray]:
+    """Users in chunks of ``size``, sorted by number of steps, then by length."""
+    keys = (histories.lengths,) if steps is None else (histories.lengths, steps)
+    order = np.lexsort(keys)
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -128,35 +118,102 @@ def _summed(model: Recommender, histories: Histories, user_vectors: Tensor, work
                 accumulated += gradient
         if gradients[len(leaves)] is not None:
             vectors[index] -= work.training.private_learning_rate * gradients[len(leaves)]
-    pulled = torch.autograd.grad(
-        tables,
-        list(shared.values()),
-        [value.to(table.dtype) for value, table in zip(table_totals, tables, strict=True)],
-        allow_unused=True,
-    )
-    for name, gradient in zip(shared, pulled, strict=True):
-        if gradient is not None:
-            total[name] += gradient
-        total[name] *= -work.training.learning_rate
+    total = parameter_totals(tables, table_totals, shared, total)
+    rate = work.training.learning_rate
+    return CohortUpdate({name: value * -rate for name, value in total.items()}, len(histories), vectors)
+
+
+def _linear(
+    model: Recommender, linear: LinearTables, histories: Histories, user_vectors: Tensor, work: LocalWork
+) -> CohortUpdate:
+    """One clipped step of linear towers under the full softmax."""
+    assert work.clip_norm is not None
+    training, vectors = work.training, user_vectors.clone()
+    local = copy.deepcopy(model)
+    tables = local.item_tables(_mask(model, work, 0))
+    known = ItemTables(*(table.detach() for table in tables))
+    rate = training.learning_rate
+    with torch.no_grad():
+        sums = LinearSums(local, known, linear, learning_rate=rate, clip_norm=work.clip_norm)
+        for index in _chunks(histories, LINEAR_CHUNK):
+            of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work, 0))
+            vectors[index] -= training.private_learning_rate * of_own
+    total = parameter_totals(tables, sums.table_totals, local.shared_parameters(), sums.head_totals)
+    return CohortUpdate({name: value * -rate for name, value in total.items()}, len(histories), vectors)
+
+
+def _by_rows(
+    model: Recommender,
+    parameters: Parameters,
+    histories: Histories,
+    user_vectors: Tensor,
+    work: LocalWork,
+    steps: IntArray,
+) -> CohortUpdate:
+    """Any number of steps on touched rows, each user's change clipped as a whole."""
+    training = work.training
+    total, vectors = _zeros(parameters), user_vectors.clone()
+    gradients = RowGradients(model, training)
+    rows = {name: parameters[name] for name in gradients.row_names}
+    shared = {name: value for name, value in parameters.items() if name not in rows}
+    masks = [_mask(model, work, step) for step in range(int(steps.max()))]
+    for index in _chunks(histories, PER_USER_CHUNK, steps):
+        chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
+        batches = [_batch(model, chosen, own, work, step) for step in range(int(last.max()))]
+        touched = touched_rows(batches, model.item_count)
+        optimiser = LocalOptimiser(training, parameters)
+        now_shared, now_rows = shared, rows
+        for step, places in enumerate(touched.steps):
+            of_shared, of_rows, of_own = gradients(
+                now_shared, now_rows, own, places, touched.items, model.present(masks[step])
+            )
+            if step == 0:
+                now_rows = {name: _at(value, touched.items) for name, value in rows.items()}
+            now, own = optimiser.step(now_shared | now_rows, own, of_shared | of_rows, of_own, last > step)
+            now_shared, now_rows = ({name: now[name] for name in names} for names in (shared, rows))
+        change = {name: now_shared[name] - value for name, value in shared.items()}
+        change |= {name: now_rows[name] - _at(value, touched.items) for name, value in rows.items()}
+        factors = _clip_factors(change, work.clip_norm)
+        for name, value in change.items():
+            if name in rows and touched.items is not None:
+                scaled = value * factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
+                total[name].index_add_(0, touched.items.flatten(), scaled.flatten(0, 1).double())
+            else:
+                total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
+        vectors[index] = own
     return CohortUpdate(total, len(histories), vectors)
 
 
-def _per_user(
-    model: Recommender, parameters: Parameters, histories: Histories, user_vectors: Tensor, work: LocalWork
+def _at(rows: Tensor, items: Tensor | None) -> Tensor:
+    return rows if items is None else rows[items]
+
+
+def _whole(
+    model: Recommender,
+    parameters: Parameters,
+    histories: Histories,
+    user_vectors: Tensor,
+    work: LocalWork,
+    steps: IntArray,
 ) -> CohortUpdate:
-    """Any number of steps, each user's change clipped as a whole."""
+    """Any number of steps on whole tables, each user's change clipped as a whole."""
     total = _zeros(parameters)
     vectors = user_vectors.clone()
-    several = work.training.steps > 1
-    gradients = SequenceGradients(model, parameters, work.training, _mask(model, work, 0))
-    for index in _chunks(histories, STEPS_CHUNK if several else PER_USER_CHUNK):
-        chosen, own = histories.take(index), user_vectors[index]
+    training = work.training
+    several = int(steps.max()) > 1 or training.optimiser == "adam"
+    masks = [_mask(model, work, step) for step in range(int(steps.max()))]
+    gradients = SequenceGradients(model, parameters, training, masks[0])
+    for index in _chunks(histories, WHOLE_STEPS_CHUNK if several else PER_USER_CHUNK, steps):
+        chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
         if several:
-            change, own = _several_steps(model, parameters, chosen, own, work)
+            taken = (
+                (_batch(model, chosen, own, work, step), masks[step], last > step) for step in range(int(last.max()))
+            )
+            change, own = several_steps(model, parameters, own, training, taken)
         else:
             shared, private = gradients(_batch(model, chosen, own, work, 0))
-            change = {name: value * -work.training.learning_rate for name, value in shared.items()}
-            own = own - work.training.private_learning_rate * private
+            change = {name: value * -training.learning_rate for name, value in shared.items()}
+            own = own - training.private_learning_rate * private
         factors = _clip_factors(change, work.clip_norm)
         for name, value in change.items():
             total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
@@ -170,89 +227,3 @@ def _clip_factors(change: Parameters, clip_norm: float | None) -> Tensor:
     if clip_norm is None:
         return torch.ones_like(squares)
     return (clip_norm / squares.sqrt().clamp_min(1e-300)).clamp_max(1.0)
-
-
-class SequenceGradients:
-    """Gradients of each sequence's loss with respect to the shared parameters.
-
-    The forward pass of the item towers is shared; what differs between users is differentiated per user.
-
-    Args:
-        model: the recommender.
-        parameters: values of the shared parameters by name.
-        training: the objective.
-        mask: of the item towers (modality dropout).
-    """
-
-    def __init__(
-        self, model: Recommender, parameters: Parameters, training: TrainingSection, mask: Tensor | None = None
-    ) -> None:
-        self._program = _Program(model, training)
-        self._parameters = parameters
-        pulled: tuple[Any, ...] = vjp(lambda values: self._program.tables(values, mask), parameters)
-        self._tables: ItemTables = pulled[0]
-        self._pull_back = pulled[1]
-        self._head_names: tuple[str, ...] | None = None
-
-    def __call__(self, batch: TrainingBatch) -> tuple[Parameters, Tensor]:
-        """Gradients by parameter name, each [sequences, *shape], and of the private vectors [sequences, p]."""
-        tables, items = self._tables, batch.histories.items
-        count, item_count = items.shape[0], tables.history.shape[0]
-        head = {name: self._parameters[name] for name in self._head(batch)}
-
-        def loss(
-            head: Parameters, target: Tensor, bias: Tensor, vectors: Tensor, own: Tensor, one: TrainingBatch
-        ) -> Tensor:
-            alone: TrainingBatch = tree_map(lambda tensor: tensor[None], one)
-            alone = alone._replace(histories=alone.histories._replace(user_vectors=own[None]))
-            tables = ItemTables(self._tables.history, target, bias)
-            return self._program.losses(self._parameters | head, tables, vectors[None], alone)[0]
-
-        gathered = functional.embedding(items, tables.history)
-        per_user = vmap(grad(loss, argnums=(0, 1, 2, 3, 4)), in_dims=(None, None, None, 0, 0, 0))
-        of_head, of_target, of_bias, of_vectors, of_own = per_user(
-            head, tables.target, tables.bias, gathered, batch.histories.user_vectors, batch
-        )
-        of_history = gathered.new_zeros(count * item_count, gathered.shape[2])
-        rows = (items + torch.arange(count)[:, None] * item_count).flatten()
-        of_history.index_add_(0, rows, of_vectors.flatten(0, 1))
-        (shared,) = vmap(self._pull_back)(ItemTables(of_history.view(count, item_count, -1), of_target, of_bias))
-        for name, value in of_head.items():
-            shared[name] = shared[name] + value
-        return shared, of_own
-
-    def _head(self, batch: TrainingBatch) -> tuple[str, ...]:
-        """Names of the parameters that the loss reads besides the tables (found once)."""
-        if self._head_names is None:
-            leaves = {name: value.detach().requires_grad_() for name, value in self._parameters.items()}
-            one: TrainingBatch = tree_map(lambda tensor: tensor[:1], batch)
-            vectors = functional.embedding(one.histories.items, self._tables.history)
-            loss = self._program.losses(leaves, self._tables, vectors, one).sum()
-            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            self._head_names = tuple(name for name, value in zip(leaves, found, strict=True) if value is not None)
-        return self._head_names
-
-
-def _several_steps(
-    model: Recommender, parameters: Parameters, histories: Histories, user_vectors: Tensor, work: LocalWork
-) -> tuple[Parameters, Tensor]:
-    """Each user's change [users, *shape] after all local steps, and the new private vectors."""
-    program = _Program(model, work.training)
-    count = len(histories)
-    start = {name: value.expand(count, *value.shape) for name, value in parameters.items()}
-    current, own = start, user_vectors
-
-    def loss(parameters: Parameters, own: Tensor, one: TrainingBatch, mask: Tensor | None) -> Tensor:
-        alone: TrainingBatch = tree_map(lambda tensor: tensor[None], one)
-        alone = alone._replace(histories=alone.histories._replace(user_vectors=own[None]))
-        tables = program.tables(parameters, mask)
-        return program.losses(parameters, tables, tables.history[alone.histories.items], alone)[0]
-
-    for step in range(work.training.steps):
-        batch = _batch(model, histories, own, work, step)
-        of_parameters, of_own = vmap(grad(loss, argnums=(0, 1)), in_dims=(0, 0, 0, None))(
-            current, own, batch, _mask(model, work, step)
-        )
-        current = {name: value - work.training.learning_rate * of_parameters[name] for name, value in current.items()}
-        own = own - work.training.private_learning_rate * of_own
-    return {name: value - start[name] for name, value in current.items()}, own

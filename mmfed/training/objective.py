@@ -56,8 +56,7 @@ def _losses(
         return normaliser - target
     candidates = torch.cat([batch.targets[:, :, None], batch.negatives], dim=2)
     scores = model.score_candidates(states, tables, candidates)
-    first = torch.gather(batch.first_seen, 1, batch.negatives.flatten(1)).view_as(batch.negatives)
-    usable = (first >= positions[:, :, None]) & (batch.negatives != batch.targets[:, :, None])
+    usable = batch.usable
     positive, negative = scores[:, :, 0], scores[:, :, 1:]
     if section.negative_sampling == "hard":
         order = negative.detach().masked_fill(~usable, float("-inf"))

@@ -14,6 +14,7 @@ from mmfed.rng import torch_generator
 
 PRETRAINING_RATE = 0.01
 BATCH, CANDIDATES = 128, 512
+TEMPERATURE = 0.05  # items are told apart by small scores: a start at large ones drowns what people's noisy updates say
 HIDDEN_SHARE = 0.5  # of (item, modality) pairs hidden from either side of a contrast
 
 
@@ -31,7 +32,7 @@ def public_update(model: Recommender, parameters: Mapping[str, Tensor], training
     Returns:
         -step · weight · gradient by name; empty for a model without such tasks.
     """
-    step = training.auxiliary_weight * training.learning_rate * training.steps
+    step = training.auxiliary_weight * training.learning_rate * (training.epochs or training.steps)
     if not step:
         return {}
     local = copy.deepcopy(model)
@@ -67,8 +68,7 @@ def pretrained(model: Recommender, *, steps: int, seed: int) -> dict[str, Tensor
     """
     local = copy.deepcopy(model)
     shared = local.shared_parameters()
-    count = local.item_count
-    trained = [value for value in shared.values() if value.shape[:1] != (count,)]
+    trained = [value for name, value in shared.items() if name not in local.row_parameters()]
     usable = torch.nonzero(local.features.present.sum(1) > 0).flatten()
     if steps and len(usable) > 1:
         with torch.no_grad():
@@ -110,7 +110,7 @@ def _contrast(model: Recommender, values: Mapping[str, Tensor], usable: Tensor, 
     among = ItemTables(tables.history, tables.target[others], tables.bias[others])
     again = others[None, :] == batch[:, None]
     scores = torch.cat([own, model.score(states, among)[:, 0].masked_fill(again, float("-inf"))], dim=1)
-    return torch.nn.functional.cross_entropy(scores, torch.zeros(len(batch), dtype=torch.int64))
+    return torch.nn.functional.cross_entropy(scores / TEMPERATURE, torch.zeros(len(batch), dtype=torch.int64))
 
 
 def _view(model: Recommender, generator: torch.Generator) -> Tensor:

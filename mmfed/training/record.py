@@ -19,8 +19,8 @@ from torch import Tensor
 from mmfed.models.base import Recommender
 from mmfed.rng import derive, hash_uniform
 from mmfed.training.batch import Histories, modality_mask, training_batch
-from mmfed.training.cohort import SequenceGradients
 from mmfed.training.update import LocalWork
+from mmfed.training.whole import SequenceGradients
 from mmfed.types import FloatArray, IntArray
 
 SECONDS_A_DAY = 86_400.0

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmfed.models.base import Recommender
-from mmfed.training.batch import Histories, modality_mask, training_batch
+from mmfed.training.batch import Histories, local_steps, modality_mask, training_batch
+from mmfed.training.local_optimiser import torch_optimiser
 from mmfed.training.objective import user_losses
 from mmfed.training.update import CohortUpdate, LocalWork
 
@@ -30,14 +31,14 @@ def train_user(
     local = copy.deepcopy(model)
     shared = local.shared_parameters()
     vector = user_vector.clone().requires_grad_()
-    optimiser = torch.optim.SGD(
+    optimiser = torch_optimiser(
+        work.training.optimiser,
         [
             {"params": list(shared.values()), "lr": work.training.learning_rate},
             {"params": [vector], "lr": work.training.private_learning_rate},
         ],
-        lr=work.training.learning_rate,
     )
-    for step in range(work.training.steps):
+    for step in range(int(local_steps(history, work.training)[0])):
         batch = training_batch(
             history,
             model=model,

@@ -25,7 +25,7 @@ def taught(
 
     A made-up history walks over the teacher's weights, each next item drawn among those the teacher ranks high, so
     that nobody's history is used. The model learns the teacher's softmax over all items (distillation, Hinton et al.
-    2015); items without any co-occurrence are taught to nobody, but share the towers.
+    2015); items without any co-occurrence start no walk and are taught to rank low.
 
     Args:
         model: not changed.
@@ -53,7 +53,8 @@ def taught(
 
 def _walks(teacher: BandEase, known: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """[BATCH, length] item index; the length is drawn once for the batch."""
-    length = int(generator.integers(1, LONGEST + 1))
+    longest = min(LONGEST, teacher.weights.shape[0] - 1)  # something must be left to rank
+    length = int(generator.integers(1, longest + 1))
     walks = np.zeros((BATCH, length), dtype=np.int64)
     walks[:, 0] = generator.choice(known, BATCH)
     for place in range(1, length):

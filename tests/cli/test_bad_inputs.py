@@ -184,6 +184,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ExitCode, str]] = {
     "unknown user": (("recommend", "demo", "--user", "u99"), ExitCode.DATA, "'u99'"),
     "unknown item": (("recommend", "demo", "--history", "i1,i99"), ExitCode.DATA, "'i99'"),
     "empty history": (("recommend", "demo", "--history", ","), ExitCode.CONFIG, "--history is empty"),
+    "empty query": (("recommend", "demo", "--query", " "), ExitCode.CONFIG, "--query is empty"),
+    "query to a model without text": (("recommend", "demo", "--query", "shoes"), ExitCode.CONFIG, "reads no text"),
+    "nobody and nothing": (("recommend", "demo"), ExitCode.USAGE, "exactly one"),
     "user and history": (("recommend", "demo", "--user", "u1", "--history", "i1"), ExitCode.USAGE, "exactly one"),
     "run folder in use": (("simulate", *options("run.name=demo")), ExitCode.STORAGE, "holds a run already"),
     "another configuration": (

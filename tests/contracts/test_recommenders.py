@@ -241,7 +241,9 @@ def test_single_precision_agrees(config, model):
     single = tiny_model(config, dtype=torch.float32)
     with torch.inference_mode():
         one = batch([[1, 2, 3]])
-        one = HistoryBatch(*(value.float() if value.is_floating_point() else value for value in one))
+        one = HistoryBatch(
+            *(value.float() if torch.is_tensor(value) and value.is_floating_point() else value for value in one)
+        )
         torch.testing.assert_close(single(one)[:, 0].double(), scores(model, [[1, 2, 3]]), rtol=1e-4, atol=1e-4)
 
 

@@ -256,6 +256,31 @@ def test_a_broken_reply_is_left_out(configured, tmp_path, kind, caplog):
     assert "node 2" in caplog.text
 
 
+class Repeating(Replies):
+    """Every reply comes twice."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return [reply for reply in super().send_and_receive(messages, timeout=timeout) for _ in range(2)]
+
+
+def test_a_repeated_reply_counts_once(configured, tmp_path, caplog):
+    config, run = configured(*PLAIN), RunFolder(tmp_path / "run")
+    grid = Repeating(InProcessGrid(client_app(), nodes=2, state_folder=tmp_path / "state"))
+    workspace, key = load_workspace(config), load_or_create_key(run.path / "key.pem")
+    total = collect_one_shot(
+        grid,
+        config,
+        run,
+        key,
+        run_id="run-1",
+        nodes=enrol(InProcessGrid(client_app(), nodes=2, state_folder=tmp_path / "other"), config, "run-1", workspace),
+        catalogue=workspace.features.digest,
+        item_count=ITEMS,
+    )
+    np.testing.assert_allclose(total, direct_sum(config), rtol=1e-12, atol=1e-14)
+    assert "answered before" in caplog.text
+
+
 def test_a_sum_as_large_as_its_users_is_taken(configured, tmp_path):
     """Six users with the same single item make norm 6: no honest node is refused."""
     config = configured(*PLAIN)

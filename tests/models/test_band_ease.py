@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny_models import histories_from
 
 from mmfed.data.schema import Interactions
+from mmfed.errors import MmfedError
 from mmfed.models.band_ease import BandEase, ease_weights, standardised
 from mmfed.models.baselines.ease import EASE
 from mmfed.models.item_graph import ItemGraph
@@ -177,3 +178,8 @@ def test_standardised_rows() -> None:
     found = standardised(np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
     np.testing.assert_allclose(found[0], [-np.sqrt(1.5), 0, np.sqrt(1.5)], rtol=1e-12)
     assert found[1].tolist() == [0, 0, 0]
+
+
+def test_a_sum_that_is_not_positive_definite_is_named() -> None:
+    with pytest.raises(MmfedError, match="not positive definite"):
+        ease_weights(np.array([[0.0, 5.0], [5.0, 0.0]]), 1.0)

@@ -206,7 +206,6 @@ def test_what_it_cannot_keep_is_refused(setting, says):
     assert fault.value.code is ExitCode.CONFIG
 
 
-@pytest.mark.xfail(strict=True, reason="refused only after training, for want of a file that no centralised run writes")
 def test_a_one_shot_round_is_refused():
     with pytest.raises(MmfedError, match="one_shot"):
         build_config({}, [*CENTRALISED, "one_shot.enabled=true"])
@@ -272,7 +271,6 @@ def test_early_stopping_counts_epochs(walking):
     assert len(values) == result.results["round"] + 2 < 40
 
 
-@pytest.mark.xfail(strict=True, reason="run_centralised does not look at Progress.stopped when it goes on")
 def test_a_stopped_run_trains_no_further(walking):
     config = walking(
         "centralised.epochs=10",

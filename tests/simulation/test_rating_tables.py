@@ -219,6 +219,22 @@ def test_a_trained_model_beats_the_global_mean(shop, tmp_path):
     assert metrics["dfmf federated"]["pcc"]["mean"] > 0.5
 
 
+def test_what_was_paid_is_no_rating(tmp_path):
+    """The shop with a purchase for 249.90 in place of every unrated row."""
+    write_tiny_shop(tmp_path / "shop")
+    lines = ["user,item,time,action,value"]
+    for number, row in enumerate(ROWS):
+        action, value = ("buy", 249.9) if math.isnan(row.stars) else ("rate", row.stars)
+        lines.append(f"u{row.user},i{row.item},{1_700_000_000 + number},{action},{value}")
+    (tmp_path / "shop" / "interactions.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    workspace = load_workspace(rating_run(tmp_path, tmp_path, "privacy.mode=none"))
+    values = workspace.shop.interactions.values
+    assert int(np.isfinite(values).sum()) == len(rated(ROWS))
+    assert GlobalMean().fit(workspace.split.train)._mean == pytest.approx(global_mean(), rel=1e-6)
+    assert workspace.histories.values is not None
+    assert np.nanmax(workspace.histories.values) <= 5.0
+
+
 def test_a_shop_without_ratings_is_refused(tmp_path):
     write_tiny_shop(tmp_path / "shop")
     with pytest.raises(MmfedError, match="no test interaction has a rating") as fault:

@@ -145,7 +145,7 @@ def test_full_training_needs_no_frozen_backbone(
     def none(*_: object) -> None:
         raise AssertionError("a backbone was loaded")
 
-    monkeypatch.setattr("mmfed.encoders.store._encoder", none)
+    monkeypatch.setattr("mmfed.encoders.store.frozen_encoder", none)
     options = 'features.modalities=["image","text"]', "features.image.training=full", "features.text.training=full"
     config = run_on(pictured, tmp_path, *options)
     features = catalogue_features(load_shop(config.data, seed=0).catalogue, config.features)

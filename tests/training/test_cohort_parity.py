@@ -114,6 +114,30 @@ def test_cosine_similarity(steps, mode):
     assert_parity(config, random_histories(LENGTHS))
 
 
+@pytest.mark.parametrize("name", ["mf", "dfmf", "gcn", "mmfnet"])
+@pytest.mark.parametrize("optimiser", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("amount", [{"training.steps": 3}, {"training.epochs": 2}, {"training.epochs": 1}], ids=str)
+def test_every_local_optimiser(name, optimiser, amount):
+    """The lengths need 1, 2 and 4 batches of four positions, so users stop after different numbers of steps."""
+    for objective, mode, private in (("bce", "user-central", False), ("softmax", "none", True)):
+        chosen = {"model.name": name, "training.optimiser": optimiser, "training.objective": objective}
+        chosen |= {"privacy.mode": mode, "model.private_user_vector": private, "training.learning_rate": 0.05}
+        assert_parity(configured(**chosen, **amount), random_histories(LENGTHS))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("clip", [1e-3, 0.2, 1e3])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("modalities", [{}, {"text": 3, "image": 5}], ids=["ids", "content"])
+def test_linear_towers_take_their_norms_from_gram_matrices(dtype, clip, dropout, modalities):
+    chosen = {"model.name": "mf", "privacy.clip_norm": clip, "training.modality_dropout": dropout}
+    config = configured(**chosen, **{"model.private_user_vector": True, "model.bias_scale": 3.0})
+    model = tiny_model(config, tiny_features(ITEMS, widths=modalities), dtype=dtype)
+    assert model.linear_tables(model.present(None)) is not None, "this test must take that path"
+    histories = histories_from([[0, 0, 1, 1, 0], [5, 6, 7], [], [3], list(range(12)) * 2])
+    assert_parity(config, histories, model=model, dtype=dtype)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     lists=st.lists(st.lists(st.integers(0, 11), max_size=12), min_size=1, max_size=5),
@@ -154,7 +178,7 @@ def test_few_modalities(fusion, modalities, steps):
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 @pytest.mark.parametrize(("steps", "mode"), [(1, "none"), (1, "user-central"), (2, "user-central")])
 def test_chunks_do_not_matter(monkeypatch, size, steps, mode):
-    for name in ("SUMMED_CHUNK", "PER_USER_CHUNK", "STEPS_CHUNK"):
+    for name in ("SUMMED_CHUNK", "LINEAR_CHUNK", "PER_USER_CHUNK", "WHOLE_STEPS_CHUNK"):
         monkeypatch.setattr(cohort, name, size)
     config = configured(**{"training.steps": steps, "privacy.mode": mode, "model.private_user_vector": True})
     assert_parity(config, random_histories(LENGTHS))

@@ -225,9 +225,9 @@ def test_gcn_takes_its_edges_from_frozen_features_alone():
     alone = tiny_model(
         configured("model.name=gcn"), item_features({"image": (np.zeros((ITEMS, 0)), image_plan().present)}, ITEMS)
     )
-    assert model._neighbours.shape[1] > 1
-    assert alone._neighbours.shape == (ITEMS, 1)
-    assert not alone._weights.any()
+    assert model.content_product.graph.indices.shape[1] > 1
+    assert alone.content_product.graph.indices.shape == (ITEMS, 1)
+    assert not alone.content_product.graph.weights.any()
 
 
 COLD = 12  # the last items are in no training history: only their content tells

@@ -19,11 +19,16 @@ _TIME_FIX = "write Unix seconds (1704067200) or ISO 8601 (2024-01-01T00:00:00Z).
 
 
 class ColumnReader:
-    """Reads the columns of one table file into checked series of its length; null is missing."""
+    """Reads the columns of one table file into checked series of its length; null is missing.
 
-    def __init__(self, table: TableFile, findings: Findings) -> None:
+    Args:
+        quoting: whether findings show the cells at fault; a device's faults travel to the coordinator.
+    """
+
+    def __init__(self, table: TableFile, findings: Findings, *, quoting: bool = True) -> None:
         self._table = table
         self._findings = findings
+        self._quoting = quoting
 
     def report(
         self,
@@ -37,6 +42,8 @@ class ColumnReader:
         """Add a finding for every row where ``bad`` is true; ``shown`` [records] gives ``{cell}``."""
         rows = self._table.rows(bad)
         if rows:
+            if not self._quoting:
+                what, shown = what.replace("the id {cell}", "the id").replace("{cell}", "the cell"), None
             cells = [] if shown is None else shown.filter(bad).head(LISTED).to_list()
             self._findings.add(severity, self._table.name, what, fix, column=column, rows=rows, cells=cells)
 

@@ -35,9 +35,9 @@ def read_items(path: Path, folder: Path, findings: Findings) -> Catalogue | None
     reader = ColumnReader(table, findings)
     ids = _item_ids(reader)
     prices = reader.numbers("price", lowest=0).cast(pl.Float32).fill_null(float("nan")).to_numpy()
-    images = _files(reader, folder, "image", lacking="a picture", kind="pictures")
-    audios = _files(reader, folder, "audio", lacking="sound", kind="sound files")
-    videos = _files(reader, folder, "video", lacking="video", kind="video files")
+    images = read_files(reader, folder, "image", lacking="a picture", kind="pictures")
+    audios = read_files(reader, folder, "audio", lacking="sound", kind="sound files")
+    videos = read_files(reader, folder, "video", lacking="video", kind="video files")
     plain, tagged, numeric = _attributes(reader, table, findings)
     category = _labels(reader.text("category"))[0] if reader.has("category") else None
     store = categorical(reader.text("store")) if reader.has("store") else None
@@ -75,7 +75,9 @@ def _item_ids(reader: ColumnReader) -> pl.Series:
     return ids
 
 
-def _files(reader: ColumnReader, folder: Path, column: str, *, lacking: str, kind: str) -> tuple[Path | None, ...]:
+def read_files(
+    reader: ColumnReader, folder: Path, column: str, *, lacking: str, kind: str, media: str = "media", row: str = "item"
+) -> tuple[Path | None, ...]:
     """The files a column names; a path that leaves the shop is an error, a file that is not there a warning."""
     text = reader.text(column)
     cells = text.to_list()
@@ -84,15 +86,15 @@ def _files(reader: ColumnReader, folder: Path, column: str, *, lacking: str, kin
     shown = pl.Series(
         [f"{cell!r} {fault}" if fault else None for cell, fault in zip(cells, faults, strict=True)], dtype=pl.String
     )
-    reader.report("error", column, outside, "the path leaves the shop: {cell}", "give a path inside media/.", shown)
+    reader.report("error", column, outside, "the path leaves the shop: {cell}", f"give a path inside {media}/.", shown)
     web = pl.Series([cell is not None and "://" in cell for cell in cells], dtype=pl.Boolean)
-    what = f"{{cell}} is a web address; the item counts as without {lacking}"
-    reader.report("warning", column, web, what, f"download the {kind} into media/.", text)
+    what = f"{{cell}} is a web address; the {row} counts as without {lacking}"
+    reader.report("warning", column, web, what, f"download the {kind} into {media}/.", text)
     followed = [cell if ok else None for cell, ok in zip(cells, ~(outside | web), strict=True)]
-    files = tuple(None if cell is None else find_picture(folder, cell) for cell in followed)
+    files = tuple(None if cell is None else find_picture(folder, cell, media) for cell in followed)
     lost = pl.Series([c is not None and i is None for c, i in zip(followed, files, strict=True)], dtype=pl.Boolean)
-    what = f"there is no file {{cell}}; the item counts as without {lacking}"
-    reader.report("warning", column, lost, what, "put it into media/, or empty the cell.", text)
+    what = f"there is no file {{cell}}; the {row} counts as without {lacking}"
+    reader.report("warning", column, lost, what, f"put it into {media}/, or empty the cell.", text)
     return files
 
 

@@ -1,4 +1,7 @@
-"""The shop's own format, docs/data.md: ``interactions`` and ``items`` (CSV or Parquet) and a ``media/`` folder."""
+"""The shop's own format, docs/data.md: ``interactions`` and ``items`` (CSV or Parquet) and a ``media/`` folder.
+
+Where there is an ``own_content`` file it is read along (docs/own-content.md).
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,18 @@ from mmfed.data.sources.columns import ColumnReader
 from mmfed.data.sources.delimited import TableFile, find_table, read_table_file, require_columns
 from mmfed.data.sources.encode import codes
 from mmfed.data.sources.items import read_items
+from mmfed.data.sources.own_content import read_own_content
 from mmfed.types import IntArray
 
 INTERACTION_COLUMNS = ("user", "item", "time", "action", "value")
 
 
-def load_table(folder: Path, *, interactions_optional: bool = False) -> Shop:
+def load_table(folder: Path, *, interactions_optional: bool = False, own_content: bool = True) -> Shop:
     """Read a shop's own files.
 
     Args:
         interactions_optional: without an interactions file the shop has no users instead of an error.
+        own_content: whether the file of people's own content is read.
 
     Raises:
         MmfedError: the first error that ``check_shop`` would report, in the same words.
@@ -31,14 +36,14 @@ def load_table(folder: Path, *, interactions_optional: bool = False) -> Shop:
     if interactions_optional and not any(folder.glob("interactions.*")):
         shop = read_catalogue(folder, findings)
     else:
-        shop = read_table(folder, findings)
+        shop = read_table(folder, findings, own_content=own_content)
     findings.raise_first_error()
     if shop is None:
         raise RuntimeError("a shop that cannot be read must come with an error")
     return shop
 
 
-def read_table(folder: Path, findings: Findings) -> Shop | None:
+def read_table(folder: Path, findings: Findings, *, own_content: bool = True) -> Shop | None:
     """Read as much as can be read and put every fault into ``findings``; None where a file cannot be used at all."""
     items_path = find_table(folder, "items", findings)
     events_path = find_table(folder, "interactions", findings)
@@ -49,7 +54,14 @@ def read_table(folder: Path, findings: Findings) -> Shop | None:
     interactions = _interactions(events, catalogue, findings)
     if interactions is None or catalogue is None:
         return None
-    return Shop(name=folder.resolve().name, catalogue=catalogue, interactions=interactions, notes=tuple(findings.notes))
+    own = read_own_content(folder, catalogue, findings) if own_content else None
+    return Shop(
+        name=folder.resolve().name,
+        catalogue=catalogue,
+        interactions=interactions,
+        notes=tuple(findings.notes),
+        own=own,
+    )
 
 
 def read_catalogue(folder: Path, findings: Findings) -> Shop | None:

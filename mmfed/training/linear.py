@@ -1,0 +1,164 @@
+"""One clipped step of linear towers under the full softmax: norms from Gram matrices, no gradient per user.
+
+With scores Q Vᵀ + b and δ the derivative by the scores, a user's gradient of the target table is δᵀQ, and that of a
+parameter θ with V = Aθ is (δA)ᵀQ, whose squared norm is the sum of (δA)(δA)ᵀ ∘ QQᵀ: small matrices, positions by
+positions. (The idea of ghost norms: Li,
+Tramèr, Liang, Hashimoto 2022, "Large Language Models Can Be Strong Differentially Private Learners", section 4.) With
+all norms known, the clipped sum of all users is one product of large matrices, pulled back through the towers once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, vjp, vmap
+from torch.nn import functional
+from torch.utils._pytree import tree_map
+
+from mmfed.models.base import HistoryBatch, ItemTables, LinearTables, Recommender
+from mmfed.training.batch import TrainingBatch
+from mmfed.training.rows import distinct
+
+Parameters = dict[str, Tensor]
+
+
+class LinearSums:
+    """Clipped sums of user gradients, chunk by chunk.
+
+    Args:
+        model: with the round's parameters.
+        tables: of the model.
+        linear: what makes them linear.
+        learning_rate: a user's change is minus this times the gradient; the change is clipped.
+        clip_norm: bound on a user's change.
+    """
+
+    def __init__(
+        self, model: Recommender, tables: ItemTables, linear: LinearTables, *, learning_rate: float, clip_norm: float
+    ) -> None:
+        self._stages = _States(model)
+        self._tables = tables
+        self._linear = linear
+        self._bound = clip_norm / learning_rate
+        parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
+        self._head = self._read(parameters)
+        self.table_totals = [torch.zeros_like(table, dtype=torch.float64) for table in tables]
+        self.head_totals = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in self._head.items()}
+
+    def add(self, batch: TrainingBatch) -> Tensor:
+        """Add the users of a batch; returns the gradients of their private vectors [users, p], not clipped."""
+        items, (users, states) = batch.histories.items, batch.targets.shape
+        vectors = functional.embedding(items, self._tables.history)
+        queries = self._stages.run({}, vectors, batch.histories)
+        scores = torch.addmm(self._tables.bias, queries.flatten(0, 1), self._tables.target.T).view(users, states, -1)
+        delta = _softmax_derivative(scores, batch)
+        of_queries = delta @ self._tables.target
+        of_head, of_vectors, of_own = self._pulled(vectors, batch.histories, of_queries)
+
+        squares = self._target_squares(delta, queries) + self._history_squares(items, of_vectors)
+        for value in of_head.values():
+            squares += value.flatten(1).square().sum(1, dtype=torch.float64)
+        factors = (self._bound / squares.clamp_min(0).sqrt().clamp_min(1e-300)).clamp_max(1.0).to(delta.dtype)
+
+        weighted = torch.cat([queries, torch.ones_like(queries[..., :1])], dim=2) * factors[:, None, None]
+        of_table = delta.flatten(0, 1).T @ weighted.flatten(0, 1)
+        self.table_totals[1] += of_table[:, :-1]
+        self.table_totals[2] += of_table[:, -1]
+        scaled = (of_vectors * factors[:, None, None]).flatten(0, 1)
+        self.table_totals[0].index_add_(0, items.flatten(), scaled.double())
+        for name, value in of_head.items():
+            self.head_totals[name] += torch.tensordot(factors, value, dims=1)
+        return of_own
+
+    def _target_squares(self, delta: Tensor, queries: Tensor) -> Tensor:
+        """[users] float64 squared norms of the gradients of the target side's parameters and of the item bias."""
+        side = self._linear.target
+        gram = delta.new_zeros(len(delta), delta.shape[1], delta.shape[1])
+        if bool(side.own.any()):
+            own = delta if bool((side.own == 1).all()) else delta * side.own
+            gram = torch.bmm(own, own.mT)
+        if side.columns.shape[1]:
+            read = delta @ side.columns
+            gram = torch.baddbmm(gram, read, read.mT)
+        squares = (gram.double() * torch.bmm(queries, queries.mT)).sum((1, 2))
+        return squares + self._linear.bias**2 * delta.sum(1).square().sum(1, dtype=torch.float64)
+
+    def _history_squares(self, items: Tensor, gradients: Tensor) -> Tensor:
+        """[users] float64 squared norms of the gradients of the history side's parameters."""
+        side = self._linear.history
+        read = functional.embedding(items, side.columns)
+        squares = torch.bmm(read.mT, gradients).flatten(1).square().sum(1, dtype=torch.float64)
+        if bool(side.own.any()):
+            found, places = distinct(items.numpy(), len(side.own))
+            rows = gradients.new_zeros(found.size, gradients.shape[2])
+            flat = torch.from_numpy(places + np.arange(len(places))[:, None] * found.shape[1])
+            rows.index_add_(0, flat.flatten(), gradients.flatten(0, 1))
+            own = side.own[torch.from_numpy(found)]
+            norms = rows.square().sum(1).view(found.shape) * own.square()
+            # The last item is repeated as padding, whose rows stay zero.
+            squares = squares + norms.sum(1, dtype=torch.float64)
+        return squares
+
+    def _pulled(self, vectors: Tensor, histories: HistoryBatch, of_states: Tensor) -> tuple[Parameters, Tensor, Tensor]:
+        """Gradients per user of what forms the states: parameters [users, *shape], history vectors, private vectors."""
+
+        def of_one(vectors: Tensor, one: HistoryBatch, direction: Tensor) -> tuple[Parameters, Tensor, Tensor]:
+            alone: HistoryBatch = tree_map(lambda tensor: tensor[None], one)
+
+            def states(head: Parameters, vectors: Tensor, own: Tensor) -> Tensor:
+                return self._stages.run(head, vectors[None], alone._replace(user_vectors=own[None]))[0]
+
+            pulled: tuple[Any, ...] = vjp(states, self._head, vectors, one.user_vectors)
+            return pulled[1](direction)
+
+        return vmap(of_one)(vectors, histories, of_states)
+
+    def _read(self, parameters: Mapping[str, Tensor]) -> Parameters:
+        """The parameters that form states from history vectors."""
+        leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+        zero = torch.zeros(1, 1, dtype=torch.int64)
+        known = self._tables.history.new_ones(1, 1)
+        own = known.new_zeros(1, self._stages.model.private_dimensions)
+        one = HistoryBatch(zero, known, known, zero + 1, known * 0, own, known)
+        with torch.enable_grad():
+            total = self._stages.run(leaves, functional.embedding(zero, self._tables.history), one).sum()
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        return {name: value for (name, value), one in zip(parameters.items(), found, strict=True) if one is not None}
+
+
+def _softmax_derivative(scores: Tensor, batch: TrainingBatch) -> Tensor:
+    """[users, states, items] derivative of the users' losses by ``scores``, which are overwritten."""
+    seen = batch.first_seen[:, None, :] < batch.histories.positions[:, :, None]
+    seen.scatter_(2, batch.targets[:, :, None], False)
+    delta = torch.softmax(scores.masked_fill_(seen, float("-inf")), dim=2)
+    delta.scatter_add_(2, batch.targets[:, :, None], delta.new_full((*batch.targets.shape, 1), -1.0))
+    return delta.mul_(batch.weights[:, :, None])
+
+
+class _States(torch.nn.Module):
+    def __init__(self, model: Recommender) -> None:
+        super().__init__()
+        self.model = model
+
+    def run(self, parameters: Mapping[str, Tensor], vectors: Tensor, batch: HistoryBatch) -> Tensor:
+        return functional_call(self, {f"model.{name}": value for name, value in parameters.items()}, (vectors, batch))
+
+    def forward(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
+        return self.model.user_states(vectors, batch)
+
+
+def parameter_totals(
+    tables: ItemTables, table_totals: Iterable[Tensor], shared: Mapping[str, Tensor], head_totals: Mapping[str, Tensor]
+) -> Parameters:
+    """Float64 gradients by parameter name: sums by table pulled back through the towers, head sums added."""
+    totals = [total.to(table.dtype) for total, table in zip(table_totals, tables, strict=True)]
+    pulled = torch.autograd.grad(tables, list(shared.values()), totals, allow_unused=True)
+    summed = {}
+    for (name, value), gradient in zip(shared.items(), pulled, strict=True):
+        total = torch.zeros_like(value, dtype=torch.float64) if gradient is None else gradient.double()
+        summed[name] = total + head_totals[name] if name in head_totals else total
+    return summed
