@@ -103,9 +103,12 @@ def event_ranks(events: Events, score: EventScores, candidates: BoolArray) -> In
 
 
 def user_means(values: FloatArray, users: IntArray) -> FloatArray:
-    """[distinct users] the mean of the values [events] of each user, in user order."""
-    _, owner = np.unique(users, return_inverse=True)
-    return np.bincount(owner, weights=values) / np.bincount(owner)
+    """[distinct users] the mean of the values [events] of each user, in user order; NaN values do not count."""
+    distinct, owner = np.unique(users, return_inverse=True)
+    known = ~np.isnan(values)
+    total = np.bincount(owner[known], weights=values[known], minlength=len(distinct))
+    count = np.bincount(owner[known], minlength=len(distinct))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def first_rows(interactions: Interactions, users: IntArray, counts: IntArray) -> Interactions:

@@ -60,6 +60,9 @@ class ColdStartSection(BaseModel):
         default=(1, 3, 5, 10, 20), description="new users: how many first interactions are known"
     )
     ids_only: bool = Field(default=True, description="also train the same model without any content")
+    well_known: int = Field(
+        default=0, ge=0, description="also rank among the cold items with this many interactions alone; 0: do not"
+    )
     results: Path | None = Field(
         default=None, description="where the tables are written as Markdown, relative to the scenario"
     )
@@ -111,7 +114,7 @@ def cold_start(
         "seed": config.run.seed,
         "privacy": privacy_statement(runs["model"], guarantee),
         "tables": [
-            *_cold_items(workspace, held, methods, model),
+            *_cold_items(workspace, held, methods, model, section.well_known),
             *_new_users(workspace, held, methods["model"], model, section),
         ],
         "notes": [*workspace.notes, *_notes(config)],
@@ -178,13 +181,15 @@ def _cold_bias(learned: RunModel, content: FloatArray, cold: BoolArray) -> Float
 
 
 def _cold_items(
-    workspace: Workspace, held: HeldOut, methods: Mapping[str, EventScores], model: str
+    workspace: Workspace, held: HeldOut, methods: Mapping[str, EventScores], model: str, well_known: int
 ) -> list[dict[str, Any]]:
     """Cold items among cold items, and in the whole catalogue."""
-    events = cold_item_events(workspace.shop.interactions, held.items, np.flatnonzero(~held.users))
+    interactions = workspace.shop.interactions
+    events = cold_item_events(interactions, held.items, np.flatnonzero(~held.users))
     if not len(events):
         return []
     everything = np.ones_like(held.items)
+    lively = held.items & (np.bincount(interactions.items, minlength=len(held.items)) >= well_known)
     ks = workspace.config.evaluation.k
     rows = []
     for one in _cold_methods(workspace, held, methods, model):
@@ -192,10 +197,18 @@ def _cold_items(
             "cold_start_recall_among_cold": event_ranks(events, one.score, held.items),
             "cold_start_recall": event_ranks(events, one.score, everything),
         }
-        hits = {f"{name}@{k}": ranks <= k for name, ranks in places.items() for k in ks}
+        if well_known:
+            ranks = event_ranks(events, one.score, lively).astype(np.float64)
+            places["cold_start_recall_among_well_known"] = np.where(lively[events.items], ranks, np.nan)
+        hits = {
+            f"{name}@{k}": np.where(np.isnan(ranks), np.nan, ranks <= k) for name, ranks in places.items() for k in ks
+        }
         rows.append(_row(workspace, one.name, one.kind, events.users, hits))
     k, longest = (10 if 10 in ks else min(ks)), max(ks)
     columns = {f"cold_start_recall_among_cold@{k}": f"recall@{k}\namong cold items"}
+    if well_known:
+        among = f"recall@{k}\namong the {int(lively.sum())} cold items\nwith {well_known} interactions or more"
+        columns |= {f"cold_start_recall_among_well_known@{k}": among}
     columns |= {f"cold_start_recall@{n}": f"recall@{n}\nwhole catalogue" for n in sorted({k, longest})}
     touched = len(np.unique(events.items))
     about = (

@@ -109,3 +109,9 @@ def test_nearest_content_prefers_what_came_last() -> None:
     assert scores[0, 3] > scores[0, 2]
     assert scores[1, 2] > scores[1, 3]
     assert not scores[:, 4].any()
+
+
+def test_events_that_do_not_count_are_left_out_of_a_users_mean():
+    values = np.array([1.0, np.nan, 0.0, np.nan, 1.0])
+    means = user_means(values, np.array([4, 4, 4, 7, 9]))
+    np.testing.assert_array_equal(means, [0.5, np.nan, 1.0])

@@ -46,6 +46,20 @@ def tables_of(result: StudyResult) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
+def test_rare_cold_items_can_be_left_out(scenario) -> None:
+    """Among the well-known alone an item stands at least as high, and who touched none of them is no zero."""
+    path = scenario(*SHARES, section="\n[cold_start]\nwell_known = 4\n")
+    rows = next(table for table in cold_start(path).study["tables"] if table["title"] == "New items")["rows"]
+    interactions = load_workspace(load_config(path)).shop.interactions
+    held = held_out(load_workspace(load_config(path)).shop, load_config(path).data.split)
+    counts = np.bincount(interactions.items, minlength=len(held.items))
+    assert 0 < (held.items & (counts >= 4)).sum() < held.items.sum(), "some are rare, some are not"
+    for row in rows:
+        among, all_cold = (row["metrics"][f"cold_start_recall_among_{name}@10"] for name in ("well_known", "cold"))
+        assert among["users"] <= all_cold["users"]
+        assert among["mean"] >= all_cold["mean"] - 1e-9 or among["users"] < all_cold["users"]
+
+
 def test_cold_start_measures_new_items_and_new_users(scenario, tmp_path) -> None:
     path = scenario(*SHARES, section='\n[cold_start]\nfirst = [1, 2]\nresults = "docs/cold.md"\n')
     result = cold_start(path)
