@@ -188,7 +188,11 @@ class ModelSection(_Section):
     decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=(0.5, 0.8, 0.95, 1.0), min_length=1, description="recency decays of the user state, each in (0, 1]"
     )
-    history: int = Field(default=200, ge=1, description="events of a history that count, the latest ones")
+    history: int = Field(
+        default=200,
+        ge=0,
+        description="events of a history that count, the latest ones; 0: the user is the private vector alone",
+    )
     content_scale: float = Field(default=0.3, gt=0, description="content features are multiplied by this")
     bias_scale: float = Field(
         default=1.0, gt=0, description="weight of item biases in a step; about 10 lets popularity through the noise"
@@ -402,6 +406,15 @@ class Config(_Section):
                 "privacy.mode = 'record' takes training.steps noisy steps of SGD: leave out training.epochs, and set "
                 "training.optimiser = 'sgd'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_user_is_something(self) -> Config:
+        if self.model.history == 0:
+            if not self.model.private_user_vector:
+                raise ValueError("model.history = 0 leaves nothing of a user: set model.private_user_vector = true")
+            if self.features.private_adapters or self.training.objective == "mse":
+                raise ValueError("model.history = 0: private adapters and ratings (mse) read the history")
         return self
 
     @model_validator(mode="after")

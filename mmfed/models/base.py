@@ -8,7 +8,7 @@ round for everybody), ``user_states`` (a history to states), ``score`` (states t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, NamedTuple
@@ -140,15 +140,17 @@ class ItemTables(NamedTuple):
 
 
 class LinearSide(NamedTuple):
-    """One side of the tables where it is linear in its parameters: table = columns · θ + own ⊙ rows.
+    """One side of the tables where it is linear in its parameters: table = columns · θ + C · (own ⊙ rows).
 
     Attributes:
         columns: [items, columns] public numbers that multiply the stacked parameters θ [columns, d].
         own: [items] factor of the item's row of a row parameter; all 0 where there is none.
+        pull: Cᵀ, from [items, n] to [items, n]; None for the identity.
     """
 
     columns: Tensor
     own: Tensor
+    pull: Callable[[Tensor], Tensor] | None = None
 
 
 class LinearTables(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmfed.data.schema import Features
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.models.base import ItemFeatures
+from mmfed.models.base import ItemFeatures, LinearSide, LinearTables
 from mmfed.models.graph_product import GraphProduct
 from mmfed.models.item_graph import ItemGraph, content_graph
 from mmfed.models.tower import TowerRecommender
@@ -32,6 +32,7 @@ class GraphConvolution(TowerRecommender):
 
     fuses_early = True
     output = "relu"
+    linear = True
 
     def build(self, generator: torch.Generator) -> None:
         del generator
@@ -46,6 +47,28 @@ class GraphConvolution(TowerRecommender):
     @property
     def rowwise(self) -> bool:
         return False
+
+    def linear_tables(self, present: Tensor) -> LinearTables | None:
+        plain = super().linear_tables(present)
+        if plain is None:
+            return None
+        products = self._products()
+
+        def spread(side: LinearSide) -> LinearSide:
+            ones = torch.ones_like(side.own)[:, None]
+            # A bias of layer l reaches the layers after it, as a column of ones would.
+            biases = [
+                self._layers_summed(ones, products, self.section.layers - 1 - number)
+                for number in range(self.section.layers)
+            ]
+            columns = [self._layers_summed(side.columns, products, self.section.layers), *biases]
+            return LinearSide(
+                torch.cat(columns, dim=1) / (self.section.layers + 1),
+                side.own / (self.section.layers + 1),
+                lambda nodes: self._layers_summed(nodes, products, self.section.layers, transposed=True),
+            )
+
+        return LinearTables(spread(plain.history), spread(plain.target), plain.bias)
 
     def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         return self._convolved(super().history_vectors(values, present), 0)
@@ -77,18 +100,34 @@ class GraphConvolution(TowerRecommender):
 
     def _convolved(self, nodes: Tensor, side: int) -> Tensor:
         """[items, d] mean over the layers."""
+        products = self._products()
         total, layer = nodes, nodes
         for number in range(self.section.layers):
-            layer = self._gathered(layer) + self.layer_bias[side, number]
+            layer = _mean(products, layer) + self.layer_bias[side, number]
             total = total + layer
         return total / (self.section.layers + 1)
 
-    def _gathered(self, nodes: Tensor) -> Tensor:
-        """Σ_j w_ij h_j over the item graph; of two graphs the mean."""
+    def _layers_summed(
+        self, nodes: Tensor, products: tuple[GraphProduct, ...], layers: int, *, transposed: bool = False
+    ) -> Tensor:
+        """[items, n] Σ_k S^k · nodes for k = 0 … layers, S the neighbours' weights."""
+        total, layer = nodes, nodes
+        for _ in range(layers):
+            layer = _mean(products, layer, transposed=transposed)
+            total = total + layer
+        return total
+
+    def _products(self) -> tuple[GraphProduct, ...]:
+        """The item graphs in use; of two the mean is taken."""
         if not self.learned:
-            return self.content_product(nodes)
-        learned = GraphProduct(self._learned())(nodes)
-        return learned if self.section.graph == "learned" else (learned + self.content_product(nodes)) / 2
+            return (self.content_product,)
+        learned = GraphProduct(self._learned())
+        return (learned,) if self.section.graph == "learned" else (learned, self.content_product)
+
+
+def _mean(products: tuple[GraphProduct, ...], nodes: Tensor, *, transposed: bool = False) -> Tensor:
+    gathered = [product.transposed(nodes) if transposed else product(nodes) for product in products]
+    return gathered[0] if len(gathered) == 1 else (gathered[0] + gathered[1]) / 2
 
 
 _PRODUCTS: WeakKeyDictionary[ItemFeatures, dict[int, GraphProduct]] = WeakKeyDictionary()

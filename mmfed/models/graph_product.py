@@ -28,6 +28,11 @@ class GraphProduct:
         result: Tensor = _Product.apply(nodes, self, False)
         return result
 
+    def transposed(self, nodes: Tensor) -> Tensor:
+        """[items, d] from [items, d]: every item gives to its neighbours."""
+        result: Tensor = _Product.apply(nodes, self, True)
+        return result
+
     def matrix(self, dtype: np.dtype[Any], *, transposed: bool) -> Any:
         """[items, items], a sparse array of SciPy in compressed rows."""
         if dtype not in self._matrices:

@@ -22,8 +22,8 @@ class MultiTaskFactorisation(TowerRecommender):
     own_fusion = "product"
 
     def history_modalities(self) -> tuple[str, ...]:
-        if "attributes" not in self.features.names:
-            return self.target_modalities()
+        if self.section.history == 0 or "attributes" not in self.features.names:
+            return super().history_modalities()
         return ("attributes", ID) if self.section.item_ids else ("attributes",)
 
     def auxiliary_losses(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

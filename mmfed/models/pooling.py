@@ -31,6 +31,8 @@ class HistoryPooling(nn.Module):
     def forward(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
         """Pool.
 
+        ``mix`` may be substituted by one of every user, [users, decays, d, d].
+
         Args:
             vectors: [users, events, d] history vectors of the batch's events.
             batch: which events are known and kept, and the positions.
@@ -39,28 +41,33 @@ class HistoryPooling(nn.Module):
             [users, states, d]
         """
         states = vectors.new_zeros(())
-        for weights, mix in zip(self._weights(batch, vectors.dtype), self.mix, strict=True):
-            states = states + weights @ vectors @ mix
+        for index, pooled in enumerate(self._pooled(vectors, batch)):
+            states = states + pooled @ self.mix[..., index, :, :]
         return states
 
     def unmixed(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
         """[users, states, width] the mean over the decays without A_γ, of vectors of any width."""
-        return sum(self._weights(batch, vectors.dtype), vectors.new_zeros(())) @ vectors / len(self.decays)
+        return sum(self._pooled(vectors, batch), vectors.new_zeros(())) / len(self.decays)
 
-    def _weights(self, batch: HistoryBatch, dtype: torch.dtype) -> Iterator[Tensor]:
-        """[users, states, events] of each decay."""
-        before = self.before(batch)
-        age = self._age(batch).clamp_min(0).to(dtype) * (1 - batch.others[:, :, None])
+    def _pooled(self, vectors: Tensor, batch: HistoryBatch) -> Iterator[Tensor]:
+        """[users, states, width] of each decay."""
+        age, enters = self._age(batch, vectors.dtype), self.before(batch)
+        age = age * (1 - batch.others[:, :, None])
+        # An event that does not enter is infinitely old: one exponential per decay, and no mask.
+        age = age.masked_fill(~enters, float("inf"))
         for decay in self.decays:
-            weights = before * torch.exp(age * math.log(decay))
-            yield weights / weights.sum(-1, keepdim=True).clamp_min(1e-12) ** 0.75
+            weights = enters.to(vectors.dtype) if decay == 1.0 else torch.exp(age * math.log(decay))
+            total = weights.sum(-1, keepdim=True).clamp_min(1e-12) ** 0.75
+            yield weights @ vectors / total
 
     def before(self, batch: HistoryBatch) -> Tensor:
-        """[users, states, events] 1 where an event enters the state of a position."""
-        age = self._age(batch)
+        """[users, states, events] bool, whether an event enters the state of a position."""
+        age = self._age(batch, torch.float32)
         past = (age >= 0) & (age < self.history)
-        return torch.where(batch.others[:, :, None] > 0, age != -1, past) * batch.kept[:, None, :]
+        return torch.where(batch.others[:, :, None] > 0, age != -1, past) & (batch.kept[:, None, :] > 0)
 
-    def _age(self, batch: HistoryBatch) -> Tensor:
+    @staticmethod
+    def _age(batch: HistoryBatch, dtype: torch.dtype) -> Tensor:
         """[users, states, events] events between an event and a position; negative from the position on."""
-        return batch.positions[:, :, None] - 1 - torch.arange(batch.items.shape[1], device=batch.items.device)
+        events = torch.arange(batch.items.shape[1], device=batch.items.device, dtype=dtype)
+        return (batch.positions - 1).to(dtype)[:, :, None] - events

@@ -36,7 +36,8 @@ class TowerRecommender(Recommender):
     """History and target side have a fusion head each; the score is a product of state and item plus the item's bias.
 
     The state is pooled from the user's own history by shared weights, so a new user needs no training and the last
-    click changes the next list. With ``private_user_vector`` a vector per user, kept on the device, is added.
+    click changes the next list. With ``private_user_vector`` a vector per user, kept on the device, is added; with
+    ``history = 0`` the vector is all there is (classic matrix factorisation), and a new user starts at zero.
 
     A modality is read as frozen features or through an encoder that is trained along: a shared one makes the values of
     both sides; a private adapter U, [width, d] per user and kept on the device, adds the pooled frozen features of the
@@ -77,19 +78,24 @@ class TowerRecommender(Recommender):
                 for name, plan in features.planned(Scope.SHARED).items()
             }
         )
-        self.history_head = self.new_head(self.history_modalities(), generator, meets_user=False)
+        self.static = section.history == 0
+        if not self.static:
+            self.history_head = self.new_head(self.history_modalities(), generator, meets_user=False)
         self.target_head = self.new_head(self.target_modalities(), generator, meets_user=not self.fuses_early)
         with torch.no_grad():
             # Both sides of a modality start alike: what a person touched then points at its own kind.
             for name, weight in self.target_head.project.items():
-                if name in self.history_head.project:
+                if not self.static and name in self.history_head.project:
                     weight.copy_(self.history_head.project[name])
         if section.item_ids:
             shape = (features.item_count, section.dimensions)
-            self.history_ids = nn.Parameter(torch.randn(shape, generator=generator) * ID_SCALE)
+            ids = torch.randn(shape, generator=generator) * ID_SCALE
+            if not self.static:
+                self.history_ids = nn.Parameter(ids)
             self.target_ids = nn.Parameter(torch.randn(shape, generator=generator) * ID_SCALE)
         self.item_bias = nn.Parameter(torch.zeros(features.item_count))
-        self.pooling = HistoryPooling(section.dimensions, section.decays, section.history)
+        if not self.static:
+            self.pooling = HistoryPooling(section.dimensions, section.decays, section.history)
         # Private parameters hold places; their values come with every batch, from the device's own store.
         self.user_vector = nn.Parameter(torch.zeros(section.dimensions)) if section.private_user_vector else None
         self.private_adapters = nn.ParameterDict(
@@ -134,7 +140,7 @@ class TowerRecommender(Recommender):
         return vector + sum(adapter.numel() for adapter in self.private_adapters.values())
 
     def history_modalities(self) -> tuple[str, ...]:
-        return self.target_modalities()
+        return () if self.section.history == 0 else self.target_modalities()
 
     def target_modalities(self) -> tuple[str, ...]:
         """What of an item is scored; the id is a modality like the others."""
@@ -159,11 +165,20 @@ class TowerRecommender(Recommender):
         return not self.encoders
 
     def row_parameters(self) -> tuple[str, ...]:
-        return ("history_ids", "item_bias", "target_ids") if self.section.item_ids else ("item_bias",)
+        if not self.section.item_ids:
+            return ("item_bias",)
+        return ("item_bias", "target_ids") if self.static else ("history_ids", "item_bias", "target_ids")
 
     def linear_tables(self, present: Tensor) -> LinearTables | None:
         section = self.section
-        if not self.linear or self.encoders or self.private_adapters or self.ratings or section.similarity != "dot":
+        if (
+            self.static
+            or not self.linear
+            or self.encoders
+            or self.private_adapters
+            or self.ratings
+            or section.similarity != "dot"
+        ):
             return None
         sides = []
         for head, history in ((self.history_head, True), (self.target_head, False)):
@@ -175,6 +190,8 @@ class TowerRecommender(Recommender):
         return LinearTables(sides[0], sides[1], section.bias_scale)
 
     def history_side(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        if self.static:
+            return present.new_zeros(len(present), 0)
         history = self._with_adapted(self.history_vectors(values, present), values, present)
         if self.ratings:
             history = torch.cat([history, (self.item_bias * self.section.bias_scale)[:, None]], dim=1)
@@ -223,7 +240,7 @@ class TowerRecommender(Recommender):
         return present if mask is None else present * mask
 
     def user_states(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
-        if batch.own:
+        if batch.own and not self.static:
             vectors = self._with_own(vectors, batch.own)
         if not self.ratings:
             return self.pooled(vectors, batch)
@@ -236,6 +253,9 @@ class TowerRecommender(Recommender):
 
     def pooled(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
         """States [users, states, d] from the history, what is private added."""
+        if self.static:
+            states = batch.user_vectors[:, None].expand(-1, batch.positions.shape[1], -1)
+            return functional.normalize(states, dim=-1) if self.section.similarity == "cosine" else states
         states = self.pooling(vectors[..., : self.dimensions], batch)
         place = 0
         if self.user_vector is not None:

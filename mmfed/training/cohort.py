@@ -4,6 +4,8 @@ Paths, chosen by what is asked:
 
 - one step, no clipping: the sum of the users' losses is differentiated once (a sum of gradients is the gradient of
   the sum);
+- one clipped step of towers that are linear in their parameters, under the full softmax: norms from Gram matrices
+  (``linear``), then the clipped sum as one product of large matrices;
 - otherwise gradients per user (``torch.func.vmap``), through the touched rows alone (``rows``) where an item's tables
   depend on that item alone; in the first step the weights are still everybody's and are not copied;
 - where items depend on each other (graph convolution) or on trained encoders: one step pulls the gradients of the item

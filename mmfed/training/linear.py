@@ -10,14 +10,12 @@ all norms known, the clipped sum of all users is one product of large matrices, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, vjp, vmap
+from torch.func import functional_call
 from torch.nn import functional
-from torch.utils._pytree import tree_map
 
 from mmfed.models.base import HistoryBatch, ItemTables, LinearTables, Recommender
 from mmfed.training.batch import TrainingBatch
@@ -52,12 +50,19 @@ class LinearSums:
     def add(self, batch: TrainingBatch) -> Tensor:
         """Add the users of a batch; returns the gradients of their private vectors [users, p], not clipped."""
         items, (users, states) = batch.histories.items, batch.targets.shape
-        vectors = functional.embedding(items, self._tables.history)
-        queries = self._stages.run({}, vectors, batch.histories)
+        with torch.enable_grad():  # every user has a copy of what forms the states: gradients stay apart
+            head = {name: value.expand(users, *value.shape).requires_grad_() for name, value in self._head.items()}
+            vectors = functional.embedding(items, self._tables.history).requires_grad_()
+            own = batch.histories.user_vectors.clone().requires_grad_()
+            formed = self._stages.run(head, vectors, batch.histories._replace(user_vectors=own))
+        queries = formed.detach()
         scores = torch.addmm(self._tables.bias, queries.flatten(0, 1), self._tables.target.T).view(users, states, -1)
         delta = _softmax_derivative(scores, batch)
-        of_queries = delta @ self._tables.target
-        of_head, of_vectors, of_own = self._pulled(vectors, batch.histories, of_queries)
+        found = torch.autograd.grad(
+            formed, [*head.values(), vectors, own], delta @ self._tables.target, allow_unused=True
+        )
+        *of_parameters, of_vectors, of_own = found
+        of_head = dict(zip(head, of_parameters, strict=True))
 
         squares = self._target_squares(delta, queries) + self._history_squares(items, of_vectors)
         for value in of_head.values():
@@ -72,14 +77,18 @@ class LinearSums:
         self.table_totals[0].index_add_(0, items.flatten(), scaled.double())
         for name, value in of_head.items():
             self.head_totals[name] += torch.tensordot(factors, value, dims=1)
-        return of_own
+        return torch.zeros_like(own) if of_own is None else of_own
 
     def _target_squares(self, delta: Tensor, queries: Tensor) -> Tensor:
         """[users] float64 squared norms of the gradients of the target side's parameters and of the item bias."""
         side = self._linear.target
         gram = delta.new_zeros(len(delta), delta.shape[1], delta.shape[1])
         if bool(side.own.any()):
-            own = delta if bool((side.own == 1).all()) else delta * side.own
+            own = delta
+            if side.pull is not None:
+                own = side.pull(delta.flatten(0, 1).T).T.view_as(delta)
+            if not bool((side.own == 1).all()):
+                own = own * side.own
             gram = torch.bmm(own, own.mT)
         if side.columns.shape[1]:
             read = delta @ side.columns
@@ -92,7 +101,13 @@ class LinearSums:
         side = self._linear.history
         read = functional.embedding(items, side.columns)
         squares = torch.bmm(read.mT, gradients).flatten(1).square().sum(1, dtype=torch.float64)
-        if bool(side.own.any()):
+        if side.pull is not None and bool(side.own.any()):
+            users, _, width = gradients.shape
+            rows = gradients.new_zeros(users, len(side.own), width)
+            rows.scatter_add_(1, items[:, :, None].expand_as(gradients), gradients)
+            pulled = side.pull(rows.transpose(0, 1).flatten(1)).view(-1, users, width) * side.own[:, None, None]
+            squares = squares + pulled.square().sum((0, 2), dtype=torch.float64)
+        elif bool(side.own.any()):
             found, places = distinct(items.numpy(), len(side.own))
             rows = gradients.new_zeros(found.size, gradients.shape[2])
             flat = torch.from_numpy(places + np.arange(len(places))[:, None] * found.shape[1])
@@ -102,20 +117,6 @@ class LinearSums:
             # The last item is repeated as padding, whose rows stay zero.
             squares = squares + norms.sum(1, dtype=torch.float64)
         return squares
-
-    def _pulled(self, vectors: Tensor, histories: HistoryBatch, of_states: Tensor) -> tuple[Parameters, Tensor, Tensor]:
-        """Gradients per user of what forms the states: parameters [users, *shape], history vectors, private vectors."""
-
-        def of_one(vectors: Tensor, one: HistoryBatch, direction: Tensor) -> tuple[Parameters, Tensor, Tensor]:
-            alone: HistoryBatch = tree_map(lambda tensor: tensor[None], one)
-
-            def states(head: Parameters, vectors: Tensor, own: Tensor) -> Tensor:
-                return self._stages.run(head, vectors[None], alone._replace(user_vectors=own[None]))[0]
-
-            pulled: tuple[Any, ...] = vjp(states, self._head, vectors, one.user_vectors)
-            return pulled[1](direction)
-
-        return vmap(of_one)(vectors, histories, of_states)
 
     def _read(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """The parameters that form states from history vectors."""
@@ -155,8 +156,11 @@ def parameter_totals(
     tables: ItemTables, table_totals: Iterable[Tensor], shared: Mapping[str, Tensor], head_totals: Mapping[str, Tensor]
 ) -> Parameters:
     """Float64 gradients by parameter name: sums by table pulled back through the towers, head sums added."""
-    totals = [total.to(table.dtype) for total, table in zip(table_totals, tables, strict=True)]
-    pulled = torch.autograd.grad(tables, list(shared.values()), totals, allow_unused=True)
+    trained = [(table, total.to(table.dtype)) for table, total in zip(tables, table_totals, strict=True)]
+    trained = [one for one in trained if one[0].requires_grad]
+    pulled = torch.autograd.grad(
+        [table for table, _ in trained], list(shared.values()), [total for _, total in trained], allow_unused=True
+    )
     summed = {}
     for (name, value), gradient in zip(shared.items(), pulled, strict=True):
         total = torch.zeros_like(value, dtype=torch.float64) if gradient is None else gradient.double()

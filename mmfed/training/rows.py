@@ -239,5 +239,7 @@ class RowGradients:
         inputs = self._inputs(torch.zeros(1, dtype=torch.int64), self._model.present(None))
         out = self._stages.run(leaves, stage, *inputs)
         total = sum((value.sum() for value in (out if isinstance(out, tuple) else (out,))), torch.zeros(()))
-        found = torch.autograd.grad(total, [leaves[name] for name in rows], allow_unused=True) if rows else ()
+        if not rows or not total.requires_grad:
+            return ()
+        found = torch.autograd.grad(total, [leaves[name] for name in rows], allow_unused=True)
         return tuple(name for name, gradient in zip(rows, found, strict=True) if gradient is not None)

@@ -99,8 +99,9 @@ class SequenceGradients:
             one: TrainingBatch = tree_map(lambda tensor: tensor[:1], batch)
             vectors = functional.embedding(one.histories.items, self._tables.history)
             loss = self._program.losses(leaves, self._tables, vectors, one).sum()
-            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            self._head_names = tuple(name for name, value in zip(leaves, found, strict=True) if value is not None)
+            names = list(leaves) if loss.requires_grad else []
+            found = torch.autograd.grad(loss, [leaves[name] for name in names], allow_unused=True) if names else ()
+            self._head_names = tuple(name for name, value in zip(names, found, strict=True) if value is not None)
         return self._head_names
 
 

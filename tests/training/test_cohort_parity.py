@@ -125,12 +125,25 @@ def test_every_local_optimiser(name, optimiser, amount):
         assert_parity(configured(**chosen, **amount), random_histories(LENGTHS))
 
 
+@pytest.mark.parametrize("name", sorted(RECOMMENDERS))
+@pytest.mark.parametrize("objective", ["softmax", "bce"])
+@pytest.mark.parametrize("amount", [{"training.steps": 1}, {"training.epochs": 1}], ids=str)
+def test_a_user_who_is_a_vector_alone(name, objective, amount):
+    for mode in ("none", "user-central"):
+        chosen = {"model.name": name, "model.history": 0, "model.private_user_vector": True, "privacy.mode": mode}
+        config = configured(**chosen, **{"training.objective": objective}, **amount)
+        assert_parity(config, random_histories(LENGTHS))
+        shared = tiny_model(config).shared_parameters()
+        assert not any(key.startswith(("history", "pooling")) for key in shared), "nothing reads the history"
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("clip", [1e-3, 0.2, 1e3])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("modalities", [{}, {"text": 3, "image": 5}], ids=["ids", "content"])
-def test_linear_towers_take_their_norms_from_gram_matrices(dtype, clip, dropout, modalities):
-    chosen = {"model.name": "mf", "privacy.clip_norm": clip, "training.modality_dropout": dropout}
+@pytest.mark.parametrize("name", ["mf", "gcn"])
+def test_linear_towers_take_their_norms_from_gram_matrices(name, dtype, clip, dropout, modalities):
+    chosen = {"model.name": name, "privacy.clip_norm": clip, "training.modality_dropout": dropout}
     config = configured(**chosen, **{"model.private_user_vector": True, "model.bias_scale": 3.0})
     model = tiny_model(config, tiny_features(ITEMS, widths=modalities), dtype=dtype)
     assert model.linear_tables(model.present(None)) is not None, "this test must take that path"

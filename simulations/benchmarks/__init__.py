@@ -1,0 +1,1 @@
+"""Benchmarks of the cohort engine: ``python -m simulations.benchmarks``."""
