@@ -220,6 +220,24 @@ def test_every_contribution_is_bounded(steps):
             assert norm_of(alone.total) == pytest.approx(bound, rel=1e-9), "a huge update is scaled, not dropped"
 
 
+@pytest.mark.parametrize("name", ["mf", "gcn"])
+@pytest.mark.parametrize("seed", range(8))
+def test_norms_from_gram_matrices_bound_a_contribution_in_float32(name, seed):
+    """Whatever the scale of weights and biases and however long the history: cancellation must not loosen the clip."""
+    generator = np.random.default_rng(seed)
+    chosen = {"model.name": name, "privacy.clip_norm": 0.05, "training.history_dropout": 0}
+    chosen |= {"training.positions": int(generator.integers(1, 40)), "training.learning_rate": 100.0}
+    config = configured(**chosen, **{"model.bias_scale": float(10 ** generator.uniform(-1, 1.5))})
+    model = tiny_model(config, dtype=torch.float32, seed=seed)
+    assert model.linear_tables(model.present(None)) is not None
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= float(10 ** generator.uniform(-1, 1))
+    items = generator.integers(0, int(generator.integers(2, ITEMS)), int(generator.integers(2, 300))).tolist()
+    update = train_cohort(model, histories_from([items]), torch.zeros(1, 0), work_of(config))
+    assert norm_of(update.total) == pytest.approx(0.05, rel=1e-6)
+
+
 def test_a_small_update_is_not_scaled_up():
     config = configured(**{"privacy.clip_norm": 1e3})
     free = configured(**{"privacy.mode": "none"})
