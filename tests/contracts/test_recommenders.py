@@ -15,6 +15,7 @@ from tiny_models import (
     tiny_model,
     work_of,
 )
+from torch.func import functional_call
 
 from mmfed.config import load_config
 from mmfed.errors import ExitCode, MmfedError
@@ -206,6 +207,43 @@ def test_scores_follow_the_items_when_the_catalogue_is_reordered(config, model):
     lists = [[1, 2, 3], [39, 0]]
     moved = [[int(place[item]) for item in one] for one in lists]
     torch.testing.assert_close(scores(turned, moved), scores(model, lists)[:, order])
+
+
+def test_rows_alone_are_rows_of_the_whole(model):
+    """What ``rowwise`` promises, and training per user relies on; a model that mixes items says False."""
+    if not model.rowwise:
+        return
+    chosen = torch.tensor([7, 0, 7, 31])
+    parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
+    parameters |= {name: parameters[name][chosen] for name in model.row_parameters()}
+    values = {name: value[chosen] for name, value in model.item_values().items()}
+    stages = _Sides(model)
+    prefixed = {f"model.{name}": value for name, value in parameters.items()}
+    history, target, bias = functional_call(stages, prefixed, (values, model.present(None)[chosen]))
+    whole = model.item_tables()
+    for alone, among in ((history, whole.history), (target, whole.target), (bias, whole.bias)):
+        torch.testing.assert_close(alone, among[chosen].detach(), rtol=1e-12, atol=1e-12)
+
+
+class _Sides(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, values, present):
+        return self.model.history_side(values, present), *self.model.target_side(values, present)
+
+
+def test_linear_tables_are_a_rule_of_three(model):
+    """What ``linear_tables`` promises: parameters twice as large make tables twice as large."""
+    if model.linear_tables(model.present(None)) is None:
+        return
+    single = model.item_tables()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 2
+    for twice, once in zip(model.item_tables(), single, strict=True):
+        torch.testing.assert_close(twice, 2 * once, rtol=1e-12, atol=1e-12)
 
 
 def test_scopes_name_every_parameter_and_only_shared_ones_train(config, model):
