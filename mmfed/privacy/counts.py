@@ -20,6 +20,8 @@ from mmfed.privacy.units import check_count, check_epsilon
 from mmfed.rng import derive, hash_uniform, user_key
 from mmfed.types import IntArray
 
+_LARGEST_SCALE = 2**50  # a sample beyond 2^62 then has probability exp(-4096)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedCounts:
@@ -84,6 +86,12 @@ def release_counts(
     clipped = clip_contributions(users, cells, size=size, max_cells=max_cells, max_per_cell=max_per_cell)
     sensitivity = max_cells * max_per_cell
     scale = sensitivity / Fraction(epsilon)
+    if scale > _LARGEST_SCALE:
+        raise MmfedError(
+            ExitCode.PRIVACY,
+            f"epsilon = {epsilon!r} with sensitivity {sensitivity}: the noise would outgrow whole numbers of 64 bits.",
+            "use a larger epsilon or tighter bounds on a user.",
+        )
     source = random.SystemRandom() if seed is None else random.Random(derive(seed, "privacy-noise", "counts"))
     noise = np.array([discrete_laplace(scale, source) for _ in range(size)], dtype=np.int64)
     return ReleasedCounts(

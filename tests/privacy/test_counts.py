@@ -114,11 +114,18 @@ def test_a_release_says_what_it_promises():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epsilon": 0.0}, "epsilon = 0"), ({"epsilon": math.inf}, "epsilon = inf"), ({"size": 0}, "size = 0"),
-        ({"max_cells": 0}, "max_cells"), ({"max_per_cell": 1.5}, "max_per_cell"), ({"cells": [3]}, "cells outside"),
-        ({"cells": [-1]}, "cells outside"), ({"cells": [0.0]}, "cells outside"), ({"users": ["ann", "bob"]}, "2 users"),
+        ({"epsilon": 0.0}, "epsilon = 0"),
+        ({"epsilon": math.inf}, "epsilon = inf"),
+        ({"epsilon": 1e-300}, "outgrow"),
+        ({"size": 0}, "size = 0"),
+        ({"max_cells": 0}, "max_cells"),
+        ({"max_per_cell": 1.5}, "max_per_cell"),
+        ({"cells": [3]}, "cells outside"),
+        ({"cells": [-1]}, "cells outside"),
+        ({"cells": [0.0]}, "cells outside"),
+        ({"users": ["ann", "bob"]}, "2 users"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(change, message):
     arguments = {"users": ["ann"], "cells": [1], "size": 3, "max_cells": 1, "max_per_cell": 1, "epsilon": 1.0, **change}
     users, cells = arguments.pop("users"), arguments.pop("cells")
