@@ -164,17 +164,17 @@ def _by_rows(
         batches = [_batch(model, chosen, own, work, step) for step in range(int(last.max()))]
         touched = touched_rows(batches, model.item_count)
         optimiser = LocalOptimiser(training, parameters)
-        now_shared, now_rows = shared, rows
+        now_shared, now_rows, change = shared, rows, {}
         for step, places in enumerate(touched.steps):
             of_shared, of_rows, of_own = gradients(
                 now_shared, now_rows, own, places, touched.items, model.present(masks[step])
             )
-            if step == 0:
-                now_rows = {name: _at(value, touched.items) for name, value in rows.items()}
-            now, own = optimiser.step(now_shared | now_rows, own, of_shared | of_rows, of_own, last > step)
-            now_shared, now_rows = ({name: now[name] for name in names} for names in (shared, rows))
-        change = {name: now_shared[name] - value for name, value in shared.items()}
-        change |= {name: now_rows[name] - _at(value, touched.items) for name, value in rows.items()}
+            moves, own_move = optimiser.step(of_shared | of_rows, of_own, last > step)
+            own = own + own_move
+            change = {name: change[name] + move if step else move for name, move in moves.items()}
+            if step + 1 < len(touched.steps):
+                now_shared = {name: value + change[name] for name, value in shared.items()}
+                now_rows = {name: _at(value, touched.items) + change[name] for name, value in rows.items()}
         factors = _clip_factors(change, work.clip_norm)
         for name, value in change.items():
             if name in rows and touched.items is not None:

@@ -32,17 +32,14 @@ class LocalOptimiser:
         self._second: Parameters = {}
         self._steps = 0
 
-    def step(
-        self, values: Parameters, own: Tensor, gradients: Parameters, of_own: Tensor, active: Tensor
-    ) -> tuple[Parameters, Tensor]:
-        """New values and private vectors; users whose ``active`` [users] is false keep theirs.
+    def step(self, gradients: Parameters, of_own: Tensor, active: Tensor) -> tuple[Parameters, Tensor]:
+        """How values and private vectors move; those of users whose ``active`` [users] is false do not.
 
-        Users stop for good: once inactive, a user is never active again. Values that all users share still may lack the
-        axis of the users.
+        Users stop for good: once inactive, a user is never active again.
         """
         self._steps += 1
-        new = {name: value + self._move(name, gradients[name], active) for name, value in values.items()}
-        return new, own + self._move(_OWN, of_own, active)
+        moves = {name: self._move(name, gradient, active) for name, gradient in gradients.items()}
+        return moves, self._move(_OWN, of_own, active)
 
     def _move(self, name: str, gradient: Tensor, active: Tensor) -> Tensor:
         if self._name == "sgd":  # without a valid position there is no gradient either

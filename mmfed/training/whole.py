@@ -119,8 +119,8 @@ def several_steps(
         steps: of every step the batch, the mask of the towers, and [users] whether a user still takes part.
     """
     program = _Program(model, training)
-    start = {name: value.expand(len(own), *value.shape) for name, value in parameters.items()}
-    current = start
+    current = {name: value.expand(len(own), *value.shape) for name, value in parameters.items()}
+    change: Parameters = {}
 
     def loss(parameters: Parameters, own: Tensor, one: TrainingBatch, mask: Tensor | None) -> Tensor:
         alone: TrainingBatch = tree_map(lambda tensor: tensor[None], one)
@@ -131,5 +131,8 @@ def several_steps(
     optimiser = LocalOptimiser(training, parameters)
     for batch, mask, active in steps:
         gradients, of_own = vmap(grad(loss, argnums=(0, 1)), in_dims=(0, 0, 0, None))(current, own, batch, mask)
-        current, own = optimiser.step(current, own, gradients, of_own, active)
-    return {name: value - start[name] for name, value in current.items()}, own
+        moves, own_move = optimiser.step(gradients, of_own, active)
+        own = own + own_move
+        change = {name: change[name] + move if change else move for name, move in moves.items()}
+        current = {name: value + change[name] for name, value in parameters.items()}
+    return change, own
