@@ -87,7 +87,9 @@ def _bins(name: str, hierarchy: Bins, values: Sequence[Hashable]) -> list[Level]
         if not isinstance(width, (int, float)) or not math.isfinite(width) or width <= 0:
             raise MmfedError(ExitCode.PRIVACY, f"{name}: bin width {width!r}.", "use finite widths above 0.")
         if previous is None:
-            indices = np.floor(numbers / width)
+            turns = numbers / width
+            whole = np.round(turns)  # 0.3 / 0.1 is a little less than 3
+            indices = np.where(np.isclose(turns, whole, rtol=1e-12, atol=0.0), whole, np.floor(turns))
         else:
             times = round(width / previous)
             if times < 2 or not math.isclose(width, times * previous, rel_tol=1e-9):

@@ -1,5 +1,6 @@
 """Published tables with their published figures, and an oracle on random ones."""
 
+import numpy as np
 import polars as pl
 import pytest
 from anonymity_oracle import measures
@@ -85,6 +86,12 @@ def test_measures_agree_with_the_definitions(rows, numbers, chunk):
     expected = measures([((letter, digit), value) for letter, digit, value in rows])
     assert (report.k, report.distinct_l, report.entropy_l, report.t) == pytest.approx(expected, abs=1e-9)
     assert report.holds
+
+
+def test_values_that_nobody_has_are_not_in_the_order():
+    rows, once = np.array([0, 1]), np.array([1, 1])
+    found = anonymity.measure(rows, np.array([0, 1]), once, values_count=3, ordered=True)
+    assert found.distance.tolist() == [0.5, 0.5]  # of two values, not three
 
 
 def test_other_columns_are_named_and_missing_is_a_value():
