@@ -49,6 +49,11 @@ def test_agrees_where_the_exponential_leaves_the_floats(count):
     assert claim.value == pytest.approx(value, rel=2e-3)
 
 
+def test_a_tiny_rate_is_no_false_alarm():
+    """Losses far smaller than the grid: a coarser one made the auditor's bound exceed an honest claim by 1.01e-5."""
+    test_agrees_with_dp_accounting.hypothesis.inner_test([Term(sigma=0.5, rate=1e-06, count=98)], -5.0)
+
+
 @pytest.mark.slow
 @given(st.lists(TERM, min_size=1, max_size=4), st.floats(-9, -2.5))
 @settings(max_examples=60, deadline=None)

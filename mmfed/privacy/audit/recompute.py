@@ -115,7 +115,7 @@ def _grouped(terms: Sequence[Term]) -> tuple[list[Term], float]:
 def _direction(sampled: list[Term], mu: float, delta: float, grid: float, *, remove: bool) -> float:
     total = sum(term.count for term in sampled) + 1
     # the grid adds about total · h² / 4 to the variance of the loss: keep that near 1e-5 of it
-    bins = 1 << min(21, max(17, 18 + math.floor(math.log2(total / 1000) / 2)))
+    bins = 1 << min(21, max(18, 18 + math.floor(math.log2(total / 1000) / 2)))
     reach = -float(special.ndtri(delta * 1e-5 / total))  # standard deviations beyond which mass does not matter
     widths = [_loss_width(term, reach) for term in sampled] + ([2 * reach * mu] if mu > 0 else [])
 
