@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from mmfed.config import Config
-from mmfed.data.own_content import NO_ITEM, own_content
-from mmfed.data.schema import Categorical, Tags, group_by_user
-from mmfed.encoders.own import OwnFeatures, own_features
+from mmfed.data.schema import Catalogue, Categorical, Tags
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.protocol import tie_keys
 from mmfed.evaluation.ranking import top_k
-from mmfed.federated.workspace import NOW, Workspace
-from mmfed.models.band_ease import standardised
+from mmfed.federated.workspace import Workspace
 from mmfed.records import RunFolder
-from mmfed.simulation.run import private_vectors
-from mmfed.simulation.scorer import run_model
-from mmfed.types import FloatArray, IntArray
-
-# As one event among many a query would drown in a long history: the list for the query alone counts this much more.
-QUERY_WEIGHT = 2.0
+from mmfed.simulation.person_scores import PersonScores, scores_for_history, scores_for_user
 
 
 @dataclass(frozen=True)
@@ -69,19 +57,12 @@ def recommend_for_user(
 ) -> Recommendations:
     """The k best items for a person of the shop, from everything the person did, held-out interactions included.
 
-    Args:
-        query: the person's search words: the list answers them, re-ranked by the history they are the last event of.
-
     Raises:
-        MmfedError: unknown user (the nearest ids are in the fix), k out of range, no checkpoint.
+        MmfedError: k out of range, or as ``scores_for_user``.
     """
-    interactions = workspace.shop.interactions
-    ids = [str(one) for one in interactions.user_ids]
-    if user not in ids:
-        raise MmfedError(ExitCode.DATA, f"user {user!r}: not in the shop.", _nearest(user, ids, "user"))
-    row = ids.index(user)
-    rows = interactions.rows(row)
-    return _recommend(run, config, workspace, interactions.items[rows], k, user=user, row=row, query=query)
+    check_length(k, workspace.shop.catalogue)
+    person = scores_for_user(run, config, workspace, user, query=query)
+    return recommended(person, workspace.shop.catalogue, k=k, seed=config.run.seed)
 
 
 def recommend_for_history(
@@ -95,107 +76,40 @@ def recommend_for_history(
 ) -> Recommendations:
     """The k best items for somebody who touched these items, oldest first; nobody training needs to know.
 
-    Args:
-        query: search words, as in ``recommend_for_user``; with them the history may be empty.
-
     Raises:
-        MmfedError: an unknown item (the nearest ids are in the fix), an empty history, k out of range, no checkpoint.
+        MmfedError: k out of range, or as ``scores_for_history``.
     """
-    known = {item: index for index, item in enumerate(workspace.shop.catalogue.item_ids)}
-    wanted = [item.strip() for item in item_ids if item.strip()]
-    if not wanted and query is None:
-        raise MmfedError(ExitCode.CONFIG, "--history is empty.", "name at least one item, e.g. --history a,b,c.")
-    for item in wanted:
-        if item not in known:
-            near = _by_title(workspace, item) or _nearest(item, list(known), "item")
-            raise MmfedError(ExitCode.DATA, f"item {item!r}: not in the catalogue.", near)
-    history = np.array([known[item] for item in wanted], dtype=np.int64)
-    return _recommend(run, config, workspace, history, k, query=query)
+    check_length(k, workspace.shop.catalogue)
+    person = scores_for_history(run, config, workspace, item_ids, query=query)
+    return recommended(person, workspace.shop.catalogue, k=k, seed=config.run.seed)
 
 
-def _recommend(
-    run: RunFolder,
-    config: Config,
-    workspace: Workspace,
-    history: IntArray,
-    k: int,
-    *,
-    user: str | None = None,
-    row: int | None = None,
-    query: str | None = None,
-) -> Recommendations:
-    catalogue = workspace.shop.catalogue
+def recommended(person: PersonScores, catalogue: Catalogue, *, k: int, seed: int) -> Recommendations:
+    """The k best items, equal scores in an order that ``seed`` gives."""
+    best = top_k(person.scores[None], k, tie_keys(catalogue.item_ids, seed))[0]
+    return Recommendations(
+        user=person.user,
+        history=shown_history(person, catalogue),
+        items=tuple(shown_item(catalogue, int(item), float(person.scores[item])) for item in best if item >= 0),
+        round=person.round,
+        query=person.query,
+    )
+
+
+def check_length(k: int, catalogue: Catalogue) -> None:
+    """Raises:
+    MmfedError: no list of k items can be made of the catalogue.
+    """
     if not 1 <= k <= catalogue.size:
         raise MmfedError(
             ExitCode.CONFIG,
             f"-k {k}: the catalogue has {catalogue.size} items.",
             f"ask for 1 to {catalogue.size} items.",
         )
-    learned = run_model(run, config, workspace)
-    vectors: FloatArray | None = private_vectors(run, workspace, learned.model)
-    if vectors is not None:
-        vectors = (
-            vectors[[row]] if row is not None else np.zeros((1, learned.model.private_dimensions), dtype=np.float32)
-        )
-    events, interactions = len(history), workspace.shop.interactions
-    one = group_by_user(
-        user_ids=[user or "somebody"],
-        users=np.zeros(events, dtype=np.int64),
-        items=history,
-        times=np.arange(events) if row is None else interactions.times[interactions.rows(row)],
-        actions=np.zeros(events, dtype=np.int64),
-        values=np.full(events, np.nan) if row is None else interactions.values[interactions.rows(row)],
-        item_count=catalogue.size,
-    )
-    person = np.zeros(1, dtype=np.int64)
-    own = None if row is None or workspace.own is None else workspace.own.of_user(row)
-    asked = None if query is None else query_features(workspace, query)
-    if asked is not None:
-        own = asked if own is None else own.followed_by(asked)
-    scores = learned.scorer(one, vectors, timelines=workspace.with_own(one, own))(person)
-    if asked is not None and events:
-        nothing = one.keep_rows(np.zeros(events, dtype=bool))
-        alone = learned.scorer(nothing, vectors, timelines=workspace.with_own(nothing, asked))(person)
-        scores = standardised(scores) + QUERY_WEIGHT * standardised(alone)
-    scores[0, history] = -np.inf
-    best = top_k(scores, k, tie_keys(catalogue.item_ids, config.run.seed))[0]
-    return Recommendations(
-        user=user,
-        history=tuple(_item(workspace, int(item)) for item in history),
-        items=tuple(_item(workspace, int(item), float(scores[0, item])) for item in best if item >= 0),
-        round=learned.round,
-        query=query,
-    )
 
 
-def query_features(workspace: Workspace, query: str) -> OwnFeatures:
-    """Search words as own content of one person, right now; encoded and kept nowhere.
-
-    Raises:
-        MmfedError: there are no words, or the run's model reads no text in a history.
-    """
-    config = workspace.config
-    if not query.strip():
-        raise MmfedError(ExitCode.CONFIG, "--query is empty.", 'say what is looked for, e.g. --query "running shoes".')
-    if config.training.objective == "mse" or "text" not in workspace.new_model().history_modalities():
-        raise MmfedError(
-            ExitCode.CONFIG,
-            f"--query: this run's model ({config.model.name}) "
-            + ("predicts ratings." if config.training.objective == "mse" else "reads no text in a history."),
-            "take a run that ranks and has text among features.modalities, on a shop with titles.",
-        )
-    content = own_content(
-        user_ids=["somebody"],
-        users=np.zeros(1, dtype=np.int64),
-        times=np.array([NOW]),
-        items=np.array([NO_ITEM]),
-        contents={"text": [query]},
-    )
-    return own_features(content, workspace.shop.catalogue, config.features, workspace.features)
-
-
-def _item(workspace: Workspace, item: int, score: float | None = None) -> Item:
-    catalogue = workspace.shop.catalogue
+def shown_item(catalogue: Catalogue, item: int, score: float | None = None) -> Item:
+    """An item of the catalogue as a person sees it."""
     price = float(catalogue.prices[item])
     return Item(
         item=catalogue.item_ids[item],
@@ -207,6 +121,11 @@ def _item(workspace: Workspace, item: int, score: float | None = None) -> Item:
     )
 
 
+def shown_history(person: PersonScores, catalogue: Catalogue) -> tuple[Item, ...]:
+    """What the person touched, oldest first."""
+    return tuple(shown_item(catalogue, int(item)) for item in person.history)
+
+
 def _label(column: Categorical | Tags | None, item: int) -> str | None:
     if column is None:
         return None
@@ -214,18 +133,3 @@ def _label(column: Categorical | Tags | None, item: int) -> str | None:
         return ", ".join(name for name, has in zip(column.names, column.matrix[item], strict=True) if has) or None
     code = int(column.codes[item])
     return column.names[code] if code >= 0 else None
-
-
-def _nearest(name: str, known: Sequence[str], what: str) -> str:
-    number = re.search(r"\d+$", name)
-    padded = [one for one in known if number and re.fullmatch(rf".*?0*{int(number[0])}", one)][:3]
-    near = difflib.get_close_matches(name, padded or known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"give an id such as {known[0]} ({what} ids are exact)."
-
-
-def _by_title(workspace: Workspace, words: str) -> str | None:
-    """People type titles; the ids of items so titled."""
-    catalogue = workspace.shop.catalogue
-    named = [index for index, title in enumerate(catalogue.titles) if title and words.casefold() in title.casefold()]
-    shown = ", ".join(f"{catalogue.item_ids[index]} ({catalogue.titles[index]})" for index in named[:3])
-    return f"use an id: {shown}." if named else None
