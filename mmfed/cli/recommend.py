@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from mmfed.cli.options import DataOption, FormatOption, RunArgument, examples
-from mmfed.cli.terminal import Format, emit, remark, say, show
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mmfed.simulation.recommend import Item
-
-_HISTORY_SHOWN = 10
+from mmfed.cli.terminal import Format, emit, remark, say
 
 
 def recommend(
@@ -29,69 +23,71 @@ def recommend(
         str | None, typer.Option("--query", metavar="WORDS", help="What the person looks for right now.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Length of the list.", min=1, show_default=False)] = 10,
+    stores: Annotated[bool, typer.Option("--stores", help="Rank the shop's stores instead of its items.")] = False,
+    campaigns: Annotated[
+        Path | None,
+        typer.Option("--campaigns", metavar="FILE", help="Say which campaign of FILE the person is shown, if any."),
+    ] = None,
     data: DataOption = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Show the list that the model of RUN gives to a person; nothing the person already touched is in it.
 
-    With a query the list answers it, re-ranked by what the person did.
+    With a query the list answers it, re-ranked by what the person did. Stores and campaigns are judged by their items
+    (docs/applications.md).
 
     RUN is the folder of a run, or its name under runs/.
     """
     if (user is not None and history is not None) or (user is None and history is None and query is None):
         raise typer.BadParameter("give exactly one of --user and --history; --query goes with either, or alone")
+    if stores and campaigns is not None:
+        raise typer.BadParameter("give at most one of --stores and --campaigns")
     from mmfed.cli.progress import RunProgress
     from mmfed.simulation.run_folders import open_run
 
     run, config = open_run(name, data=data)
+    from mmfed.applications.campaign_file import read_campaigns
+    from mmfed.applications.stores import several_stores
+    from mmfed.cli.lists import show_campaign, show_history, show_items, show_stores
     from mmfed.federated.workspace import load_workspace
-    from mmfed.simulation.recommend import recommend_for_history, recommend_for_user
+    from mmfed.simulation.offers import CampaignChoice, StoreList, offer_campaign, offer_stores
+    from mmfed.simulation.person_scores import scores_for_history, scores_for_user
+    from mmfed.simulation.recommend import check_length, recommended
 
     with RunProgress(config) as progress:
         workspace = load_workspace(config, progress=progress.features)
+    catalogue, seed = workspace.shop.catalogue, config.run.seed
+    # What is wrong with the request is said before the model is loaded.
+    known = () if campaigns is None else read_campaigns(campaigns, catalogue)
+    if stores:
+        several_stores(catalogue.store)
+    elif campaigns is None:
+        check_length(k, catalogue)
     if user is not None:
-        found = recommend_for_user(run, config, workspace, user, k=k, query=query)
+        person = scores_for_user(run, config, workspace, user, query=query)
     else:
-        found = recommend_for_history(run, config, workspace, (history or "").split(","), k=k, query=query)
+        person = scores_for_history(run, config, workspace, (history or "").split(","), query=query)
+    if stores:
+        found = offer_stores(person, catalogue, k=k, seed=seed)
+    elif campaigns is not None:
+        found = offer_campaign(person, catalogue, known, seed=seed)
+    else:
+        found = recommended(person, catalogue, k=k, seed=seed)
     if output is Format.JSON:
         emit({"run": str(run.path), **asdict(found)})
         return
-    who = f"{found.user} did" if found.user else "This person did"
-    older = len(found.history) - _HISTORY_SHOWN
-    if found.history:
-        say(f"{who} last:" + (f" (and {older} before)" if older > 0 else ""))
-        _show_items(found.history[-_HISTORY_SHOWN:], scored=False)
+    show_history(found.user, found.history)
     if query is not None:
         say(f"\nLooks for: {query}")
     say(f"\nRecommended by {run.path.name}, model of round {found.round}:")
-    _show_items(found.items, scored=True)
-    if len(found.items) < k:
-        remark(f"only {len(found.items)} items are left that this person has not touched")
-
-
-def _show_items(items: Sequence[Item], *, scored: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    columns = ["item", "title", "category", "price", "store"]
-    kept = [one for one in columns if any(getattr(item, one) is not None for item in items)]
-    if scored:
-        table.add_column("", justify="right")
-    for one in kept:
-        table.add_column(one, justify="right" if one == "price" else "left")
-    if scored:
-        table.add_column("score", justify="right")
-    for place, item in enumerate(items, start=1):
-        row = [_cell(getattr(item, one)) for one in kept]
-        table.add_row(*(Text(cell) for cell in ([str(place), *row, f"{item.score:.2f}"] if scored else row)))
-    show(table)
-
-
-def _cell(value: str | float | None) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else f"{value:.2f}"
+    if isinstance(found, StoreList):
+        show_stores(found.stores)
+    elif isinstance(found, CampaignChoice):
+        show_campaign(found.campaign)
+    else:
+        show_items(found.items, scored=True)
+        if len(found.items) < k:
+            remark(f"only {len(found.items)} items are left that this person has not touched")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -102,6 +98,8 @@ def add_to(app: typer.Typer) -> None:
             "mmfed recommend demo --user shopper-0000042",
             "mmfed recommend demo --history clothing-001,clothing-134 -k 5",
             'mmfed recommend demo --user shopper-0000042 --query "warm jacket"',
+            "mmfed recommend demo --user shopper-0000042 --stores",
+            "mmfed recommend demo --user shopper-0000042 --campaigns campaigns.csv",
             "mmfed recommend runs/demo --user shopper-0000042 --format json",
         ),
     )(recommend)

@@ -86,13 +86,17 @@ class Findings:
             more = f"{count - LISTED} more rows like the ones before (the last is row {int(rows[-1])})"
             self.listed.append(Finding(severity, file, None, column, more, fix))
 
-    def raise_first_error(self) -> None:
-        """Raises:
+    def raise_first_error(self, *, listed_by: str | None = "mmfed data check") -> None:
+        """Args:
+        listed_by: the command that shows the other errors; None where there is none.
+
+        Raises:
         MmfedError: the first error, in the words the report uses; nothing happens without one.
         """
         first = next((finding for finding in self.listed if finding.severity == "error"), None)
         if first is not None:
-            more = f" ({self.errors - 1} more errors: see mmfed data check)" if self.errors > 1 else ""
+            see = "" if listed_by is None else f": see {listed_by}"
+            more = f" ({self.errors - 1} more errors{see})" if self.errors > 1 else ""
             raise MmfedError(ExitCode.DATA, f"{first}{more}", first.fix)
 
 

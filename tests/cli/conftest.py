@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,14 @@ from mmfed.federated import workspace
 
 
 @pytest.fixture(autouse=True)
-def _fresh_process() -> None:
-    """A command is a process of its own: what another one loaded is not there."""
+def _fresh_process() -> Iterator[None]:
+    """A command is a process of its own: what another one loaded is not there, in session fixtures either."""
+    _forget()
+    yield
+    _forget()
+
+
+def _forget() -> None:
     workspace._SHOPS.clear()
     workspace._WORKSPACES.clear()
 
