@@ -413,6 +413,8 @@ class Config(_Section):
         if self.model.history == 0:
             if not self.model.private_user_vector:
                 raise ValueError("model.history = 0 leaves nothing of a user: set model.private_user_vector = true")
+            if self.privacy.mode == "record":
+                raise ValueError("model.history = 0: privacy.mode = 'record' trains no private vector")
             if self.features.private_adapters or self.training.objective == "mse":
                 raise ValueError("model.history = 0: private adapters and ratings (mse) read the history")
         return self

@@ -250,3 +250,18 @@ def test_the_toml_is_plain():
 def test_a_permuted_control_cannot_read_raw_inputs():
     with pytest.raises(MmfedError, match="permuted"):
         build_config({}, ["features.permuted=true", "features.image.training=full"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (["model.history=0"], "private_user_vector"),
+        (["model.history=0", "model.private_user_vector=true", "privacy.mode=record"], "record"),
+        (["model.history=0", "model.private_user_vector=true", "training.objective=mse"], "mse"),
+        (["privacy.mode=record", "training.epochs=2"], "training.epochs"),
+        (["privacy.mode=record", "training.optimiser=adam"], "training.optimiser"),
+    ],
+)
+def test_a_user_that_nothing_trains_and_steps_that_nobody_counts_are_refused(chosen, said):
+    with pytest.raises(MmfedError, match=said):
+        build_config({}, chosen)

@@ -150,6 +150,7 @@ def anonymise(
     """
     from mmfed.privacy import generalisation
     from mmfed.privacy.hierarchies import Parents
+    from mmfed.records import atomic_file
 
     if to is not None and to.exists():
         raise MmfedError(ExitCode.STORAGE, f"{to}: exists already.", "name a new file.")
@@ -169,10 +170,8 @@ def anonymise(
         max_suppressed=max_suppressed,
     )
     if to is not None:
-        try:
-            found.table.write_parquet(to) if to.suffix == ".parquet" else found.table.write_csv(to)
-        except OSError as error:
-            raise MmfedError(ExitCode.STORAGE, f"{to}: {error}.", "name a file in a folder that exists.") from error
+        with atomic_file(to) as file:
+            found.table.write_parquet(file) if to.suffix == ".parquet" else found.table.write_csv(file)
     report = found.report
     if output is Format.JSON:
         emit(

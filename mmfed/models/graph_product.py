@@ -68,7 +68,9 @@ class _Product(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, None, None], nodes: Tensor, product: GraphProduct, transposed: bool
     ) -> tuple[Tensor, int]:
         del info
-        assert in_dims[0] is not None
-        columns = nodes.movedim(in_dims[0], 1)
+        axis = in_dims[0]
+        if axis is None:
+            raise RuntimeError("vmap without batched nodes")
+        columns = nodes.movedim(axis, 1)
         flat = _Product.apply(columns.flatten(1), product, transposed)
         return flat.view(columns.shape), 1

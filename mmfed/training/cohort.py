@@ -58,13 +58,13 @@ def train_cohort(model: Recommender, histories: Histories, user_vectors: Tensor,
         return CohortUpdate(_zeros(parameters), 0, user_vectors.clone())
     training = work.training
     steps = local_steps(histories, training)
-    single = int(steps.max()) == 1 and training.optimiser != "adam"
-    if single and work.clip_norm is None:
+    single, clip_norm = int(steps.max()) == 1 and training.optimiser != "adam", work.clip_norm
+    if single and clip_norm is None:
         return _summed(model, histories, user_vectors, work)
-    if single and histories.own is None and objective_of(model, training) == "softmax":
+    if single and clip_norm is not None and histories.own is None and objective_of(model, training) == "softmax":
         linear = model.linear_tables(model.present(_mask(model, work, 0)))
         if linear is not None:
-            return _linear(model, linear, histories, user_vectors, work)
+            return _linear(model, linear, histories, user_vectors, work, clip_norm)
     if model.rowwise:
         return _by_rows(model, parameters, histories, user_vectors, work, steps)
     return _whole(model, parameters, histories, user_vectors, work, steps)
@@ -126,17 +126,21 @@ def _summed(model: Recommender, histories: Histories, user_vectors: Tensor, work
 
 
 def _linear(
-    model: Recommender, linear: LinearTables, histories: Histories, user_vectors: Tensor, work: LocalWork
+    model: Recommender,
+    linear: LinearTables,
+    histories: Histories,
+    user_vectors: Tensor,
+    work: LocalWork,
+    clip_norm: float,
 ) -> CohortUpdate:
     """One clipped step of linear towers under the full softmax."""
-    assert work.clip_norm is not None
     training, vectors = work.training, user_vectors.clone()
     local = copy.deepcopy(model)
     tables = local.item_tables(_mask(model, work, 0))
     known = ItemTables(*(table.detach() for table in tables))
     rate = training.learning_rate
     with torch.no_grad():
-        sums = LinearSums(local, known, linear, learning_rate=rate, clip_norm=work.clip_norm)
+        sums = LinearSums(local, known, linear, learning_rate=rate, clip_norm=clip_norm)
         for index in _chunks(histories, LINEAR_CHUNK):
             of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work, 0))
             vectors[index] -= training.private_learning_rate * of_own

@@ -2,9 +2,9 @@
 
 With scores Q Vᵀ + b and δ the derivative by the scores, a user's gradient of the target table is δᵀQ, and that of a
 parameter θ with V = Aθ is (δA)ᵀQ, whose squared norm is the sum of (δA)(δA)ᵀ ∘ QQᵀ: small matrices, positions by
-positions. (The idea of ghost norms: Li,
-Tramèr, Liang, Hashimoto 2022, "Large Language Models Can Be Strong Differentially Private Learners", section 4.) With
-all norms known, the clipped sum of all users is one product of large matrices, pulled back through the towers once.
+positions (ghost norms: Li, Tramèr, Liang, Hashimoto 2022, "Large Language Models Can Be Strong Differentially Private
+Learners", section 4). With all norms known, the clipped sum of all users is one product of large matrices, pulled back
+through the towers once.
 """
 
 from __future__ import annotations

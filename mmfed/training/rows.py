@@ -143,11 +143,10 @@ class RowGradients:
         agree = all(value.dim() == parameter.dim() for value, parameter in self._compared(shared, rows))
         events = places.events if items is None else items.gather(1, places.events)
         of_history = {name: self._gathered(rows[name], places.events, events, agree) for name in self._of_history}
-        if places.targets is None:
+        if places.targets is None or items is None:  # the full softmax scores all items, and all are rows
             of_target = {name: rows[name] for name in self._of_target}
             targets = None
         else:
-            assert items is not None
             targets = items.gather(1, places.targets)
             of_target = {name: self._gathered(rows[name], places.targets, targets, agree) for name in self._of_target}
 

@@ -188,6 +188,19 @@ class TestPretrained:
         assert any(key.startswith("history_head.") for key in start.keys() - same)
         assert any(key.startswith("target_head.") for key in start.keys() - same)
 
+    def test_it_ends_at_small_scores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A start at large scores drowned what people's noisy updates said."""
+
+        def spread() -> float:
+            model = by_name("mf", clustered())
+            learned = pretrained(model, steps=150, seed=0)
+            with torch.no_grad():
+                return float((learned["history_head.project.image"] @ learned["target_head.project.image"].T).std())
+
+        mild = spread()
+        monkeypatch.setattr("mmfed.training.public.TEMPERATURE", 1.0)
+        assert mild < spread() / 3
+
     def test_a_projection_as_wide_as_the_catalogue_is_long_is_trained(self) -> None:
         """Parameters of single items are told by name, not by their first dimension."""
         model = by_name("mf", tiny_features(items=6, widths={"image": 6, "text": 3}, missing=0.0))
