@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead
+from mmfed.fusion.head import FusionHead, Values
 
 
 class AttentionFusion(FusionHead):
@@ -33,27 +33,29 @@ class AttentionFusion(FusionHead):
         self.item_query = nn.Parameter(torch.zeros(len(widths), dimensions))
         self.missing = nn.Parameter(torch.zeros(dimensions))
 
-    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
+    def forward(self, values: Sequence[Values], present: Tensor) -> Tensor:
+        missing = self.missing[..., None, :]
         if not self.modalities:
-            return self.missing.expand(present.shape[0], -1)
+            return missing * present.new_ones(*present.shape[:-1], 1)
         projected, weights, count = self._attended(values, present)
-        share = weights * count / weights.sum(1, keepdim=True).clamp_min(1e-30)
-        return (share[:, :, None] * projected).sum(1) + (count == 0) * self.missing
+        share = weights * count / weights.sum(-1, keepdim=True).clamp_min(1e-30)
+        return (share[..., None] * projected).sum(-2) + (count == 0) * missing
 
-    def table(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
+    def table(self, values: Sequence[Values], present: Tensor) -> Tensor:
         """[items, (modalities + 1) · (d + 1)]: weighted vectors, then the weights they are divided by."""
+        missing = self.missing[..., None, :]
         if not self.modalities:
-            ones = present.new_ones(present.shape[0], 1)
-            return torch.cat([self.missing.expand(present.shape[0], -1), ones], dim=1)
+            ones = present.new_ones(*present.shape[:-1], 1)
+            return torch.cat([missing * ones, ones], dim=-1)
         projected, weights, count = self._attended(values, present)
         empty = (count == 0).to(weights.dtype)
-        above = ((weights * count)[:, :, None] * projected).flatten(1)
-        return torch.cat([above, empty * self.missing, weights, empty], dim=1)
+        above = ((weights * count)[..., None] * projected).flatten(-2)
+        return torch.cat([above, empty * missing, weights, empty.expand_as(weights[..., :1])], dim=-1)
 
     def query(self, states: Tensor) -> Tensor:
         if self.user_query is None:
             raise RuntimeError("built with meets_user=False")
-        logits = states @ self.user_query.T
+        logits = states @ self.user_query.mT
         shifted = torch.exp(logits - logits.amax(-1, keepdim=True)) if len(self.modalities) else logits
         shifted = torch.cat([shifted, torch.ones_like(states[..., :1])], dim=-1)
         above = (shifted[..., :, None] * states[..., None, :]).flatten(-2)
@@ -61,16 +63,17 @@ class AttentionFusion(FusionHead):
 
     def score(self, queries: Tensor, table: Tensor) -> Tensor:
         cut = (len(self.modalities) + 1) * self.dimensions
-        return (queries[..., :cut] @ table[:, :cut].T) / (queries[..., cut:] @ table[:, cut:].T).clamp_min(1e-30)
+        above, below = queries[..., :cut] @ table[..., :cut].mT, queries[..., cut:] @ table[..., cut:].mT
+        return above / below.clamp_min(1e-30)
 
     def score_rows(self, queries: Tensor, rows: Tensor) -> Tensor:
         cut = (len(self.modalities) + 1) * self.dimensions
         product = queries[..., None, :] * rows
         return product[..., :cut].sum(-1) / product[..., cut:].sum(-1).clamp_min(1e-30)
 
-    def _attended(self, values: Sequence[Tensor], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Projections [items, modalities, d], unnormalised weights [items, modalities], counts [items, 1]."""
-        projected = torch.stack(self.projected(values), dim=1)
-        logits = (projected * self.item_query).sum(-1).masked_fill(present == 0, -1e9)
-        weights = torch.exp(logits - logits.amax(1, keepdim=True)) * present
-        return projected, weights, present.sum(1, keepdim=True)
+    def _attended(self, values: Sequence[Values], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projections [..., items, modalities, d], unnormalised weights [..., items, modalities], counts [..., items, 1]."""
+        projected = torch.stack(self.projected(values), dim=-2)
+        logits = (projected * self.item_query[..., None, :, :]).sum(-1).masked_fill(present == 0, -1e9)
+        weights = torch.exp(logits - logits.amax(-1, keepdim=True)) * present
+        return projected, weights, present.sum(-1, keepdim=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead
+from mmfed.fusion.head import FusionHead, Values
 
 
 class ConcatFusion(FusionHead):
@@ -25,20 +25,14 @@ class ConcatFusion(FusionHead):
         super().__init__(widths, dimensions, scale=scale, generator=generator, meets_user=meets_user)
         self.missing = nn.Parameter(torch.zeros(len(widths), dimensions))
 
-    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
-        read = self.design(values, present)
-        projections = [self.project[name] for name in self.modalities if name in self.project]
-        fused = read @ torch.cat([*projections, self.missing])
-        for column, (name, value) in enumerate(zip(self.modalities, values, strict=True)):
-            if name not in self.project:
-                fused = fused + present[:, column, None] * value
+    def forward(self, values: Sequence[Values], present: Tensor) -> Tensor:
+        fused = (1 - present) @ self.missing
+        for column, projected in enumerate(self.projected(values)):
+            fused = fused + present[..., column, None] * projected
         return fused
 
     def design(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
-        """[items, columns] F without the tables: the fused vector is this times the stacked parameters, plus tables.
-
-        One product for all modalities keeps per-user gradients free of per-modality copies of [items, dimensions].
-        """
+        """[items, columns] F without the tables: the fused vector is this times the stacked parameters, plus tables."""
         parts = [
             present[:, column, None] * value
             for column, (name, value) in enumerate(zip(self.modalities, values, strict=True))

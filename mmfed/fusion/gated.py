@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead
+from mmfed.fusion.head import FusionHead, Values
 
 
 class GatedFusion(FusionHead):
@@ -30,9 +30,9 @@ class GatedFusion(FusionHead):
         self.gate_bias = nn.Parameter(torch.zeros(len(widths), dimensions))
         self.missing = nn.Parameter(torch.zeros(dimensions))
 
-    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
-        fused = (present.sum(1, keepdim=True) == 0) * self.missing
+    def forward(self, values: Sequence[Values], present: Tensor) -> Tensor:
+        fused = (present.sum(-1, keepdim=True) == 0) * self.missing[..., None, :]
         for column, projected in enumerate(self.projected(values)):
-            gate = 2 * torch.sigmoid(projected @ self.gate[column] + self.gate_bias[column])
-            fused = fused + present[:, column, None] * (gate * projected)
+            gate = 2 * torch.sigmoid(projected @ self.gate[..., column, :, :] + self.gate_bias[..., column, None, :])
+            fused = fused + present[..., column, None] * (gate * projected)
         return fused

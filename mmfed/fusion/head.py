@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class KnownProduct(NamedTuple):
+    """Stands for the values of a modality where their product with its projection is known already.
+
+    Attributes:
+        product: [..., items, dimensions]
+    """
+
+    product: Tensor
+
+
+Values = Tensor | KnownProduct
 
 
 class FusionHead(nn.Module, ABC):
@@ -14,6 +28,9 @@ class FusionHead(nn.Module, ABC):
 
     ``forward`` gives one vector per item. A head that weighs modalities by the user joins them later, in the score: it
     overrides ``table``, ``query`` and ``score``.
+
+    Users may have parameters of their own: with one more axis of users in front of a parameter, all results have it too
+    (``matrix[..., n, :]`` instead of ``matrix[n]``, ``vector[..., None, :]`` where one vector meets many items).
 
     Args:
         widths: feature width of each modality, by name; the order is the order of the columns of ``present``. None
@@ -46,19 +63,19 @@ class FusionHead(nn.Module, ABC):
         )
 
     @abstractmethod
-    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
+    def forward(self, values: Sequence[Values], present: Tensor) -> Tensor:
         """Fuse.
 
         Args:
-            values: one [items, width] per modality.
-            present: [items, modalities] 1 where the item has the modality, 0 where it is missing.
+            values: one [..., items, width] per modality; a head reads them through ``projected``.
+            present: [..., items, modalities] 1 where the item has the modality, 0 where it is missing.
 
         Returns:
-            [items, dimensions]
+            [..., items, dimensions]
         """
 
-    def table(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
-        """[items, width] what ``score`` compares a query with; the fused vectors unless a head says otherwise."""
+    def table(self, values: Sequence[Values], present: Tensor) -> Tensor:
+        """[..., items, width] what ``score`` compares a query with; the fused vectors unless a head says otherwise."""
         return self(values, present)
 
     def query(self, states: Tensor) -> Tensor:
@@ -66,17 +83,19 @@ class FusionHead(nn.Module, ABC):
         return states
 
     def score(self, queries: Tensor, table: Tensor) -> Tensor:
-        """[..., items] from queries [..., width] and a table [items, width]."""
-        return queries @ table.T
+        """[..., items] from queries [..., width] and a table [items, width], or one of every user [users, items, width]."""
+        return queries @ table.mT
 
     def score_rows(self, queries: Tensor, rows: Tensor) -> Tensor:
         """[..., candidates] from queries [..., width] and table rows [..., candidates, width]."""
         return (queries[..., None, :] * rows).sum(-1)
 
-    def projected(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """One [items, dimensions] per modality."""
+    def projected(self, values: Sequence[Values]) -> list[Tensor]:
+        """One [..., items, dimensions] per modality."""
         return [
-            value @ self.project[name] if name in self.project else value
+            value.product
+            if isinstance(value, KnownProduct)
+            else (value @ self.project[name] if name in self.project else value)
             for name, value in zip(self.modalities, values, strict=True)
         ]
 

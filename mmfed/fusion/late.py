@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead
+from mmfed.fusion.head import FusionHead, Values
 
 
 class LateFusion(FusionHead):
@@ -31,11 +31,11 @@ class LateFusion(FusionHead):
         self.weight = nn.Parameter(torch.zeros(len(widths)))
         self.missing = nn.Parameter(torch.zeros(dimensions))
 
-    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
-        count = present.sum(1, keepdim=True)
-        share = present * torch.exp(self.weight) if len(self.modalities) else present
-        share = share * count / share.sum(1, keepdim=True).clamp_min(1e-12)
-        fused = (count == 0) * self.missing
+    def forward(self, values: Sequence[Values], present: Tensor) -> Tensor:
+        count = present.sum(-1, keepdim=True)
+        share = present * torch.exp(self.weight)[..., None, :] if len(self.modalities) else present
+        share = share * count / share.sum(-1, keepdim=True).clamp_min(1e-12)
+        fused = (count == 0) * self.missing[..., None, :]
         for column, projected in enumerate(self.projected(values)):
-            fused = fused + share[:, column, None] * projected
+            fused = fused + share[..., column, None] * projected
         return fused

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead
+from mmfed.fusion.head import FusionHead, Values
 
 
 class ProductFusion(FusionHead):
@@ -29,8 +29,9 @@ class ProductFusion(FusionHead):
         super().__init__(widths, dimensions, scale=scale, generator=generator, meets_user=meets_user)
         self.missing = nn.Parameter(torch.zeros(dimensions))
 
-    def forward(self, values: Sequence[Tensor], present: Tensor) -> Tensor:
-        product = torch.ones_like(self.missing)
+    def forward(self, values: Sequence[Values], present: Tensor) -> Tensor:
+        missing = self.missing[..., None, :]
+        product = torch.ones_like(missing)
         for column, projected in enumerate(self.projected(values)):
-            product = product * (1 + present[:, column, None] * projected)
-        return (product - 1) + (present.sum(1, keepdim=True) == 0) * self.missing
+            product = product * (1 + present[..., column, None] * projected)
+        return (product - 1) + (present.sum(-1, keepdim=True) == 0) * missing

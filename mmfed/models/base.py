@@ -128,6 +128,8 @@ def item_features(
 class ItemTables(NamedTuple):
     """What all users share in a round; widths are the model's own business.
 
+    Where users have different parameters, every user has tables of their own: all three get one more axis in front.
+
     Attributes:
         history: [items, width] what an item says about the person who touched it.
         target: [items, width] what a state is compared with.
@@ -137,6 +139,15 @@ class ItemTables(NamedTuple):
     history: Tensor
     target: Tensor
     bias: Tensor
+
+    def targets_of(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [*items, width] and biases [*items] of chosen items [users, …]."""
+        if self.bias.dim() == 1:
+            return functional.embedding(items, self.target), self.bias[items]
+        users, count, width = self.target.shape
+        places = items + (torch.arange(users) * count).view(-1, *[1] * (items.dim() - 1))
+        rows = self.target.reshape(users * count, width).index_select(0, places.flatten())
+        return rows.view(*items.shape, width), self.bias.reshape(-1).index_select(0, places.flatten()).view(items.shape)
 
 
 class LinearSide(NamedTuple):
@@ -164,6 +175,22 @@ class LinearTables(NamedTuple):
     history: LinearSide
     target: LinearSide
     bias: float
+
+
+class Projection(NamedTuple):
+    """A parameter that only ever multiplies the frozen features of a modality, on one side of the tables.
+
+    Attributes:
+        parameter: its name; [width, d].
+        side: "history" or "target".
+        modality: whose features.
+        scale: what the product is multiplied by.
+    """
+
+    parameter: str
+    side: str
+    modality: str
+    scale: float
 
 
 class OwnEvents(NamedTuple):
@@ -221,10 +248,14 @@ class Recommender(nn.Module, ABC):
 
     Attributes:
         default_objective: what ``training.objective = "default"`` takes.
+        batched: written for users with parameters of their own: where a parameter has one more axis, of users, in front,
+            so have the tables, states and scores. Training many users is then much faster. It takes ``[..., n, :]`` in
+            place of ``[n]`` where a parameter is indexed, and ``[..., None, :]`` where one row meets many items.
         ratings: whether it predicts ratings instead of ranking.
     """
 
     default_objective: ClassVar[str] = "softmax"
+    batched: ClassVar[bool] = False
 
     def __init__(self, features: ItemFeatures, dimensions: int) -> None:
         super().__init__()
@@ -265,6 +296,10 @@ class Recommender(nn.Module, ABC):
 
     def row_parameters(self) -> tuple[str, ...]:
         """Names of the shared parameters that hold one row per item (ids, biases)."""
+        return ()
+
+    def projections(self) -> tuple[Projection, ...]:
+        """Parameters whose products with frozen features can be computed apart, and given as ``KnownProduct``."""
         return ()
 
     def present(self, mask: Tensor | None) -> Tensor:
@@ -312,9 +347,8 @@ class Recommender(nn.Module, ABC):
 
     def score_candidates(self, states: Tensor, tables: ItemTables, candidates: Tensor) -> Tensor:
         """Scores [users, states, candidates] of chosen items only; ``candidates`` holds item indices."""
-        return (states[:, :, None, :] * functional.embedding(candidates, tables.target)).sum(-1) + tables.bias[
-            candidates
-        ]
+        rows, bias = tables.targets_of(candidates)
+        return (states[:, :, None, :] * rows).sum(-1) + bias
 
     def rating(self, scores: Tensor) -> Tensor:
         """Scores as ratings, as a share of the rating range."""

@@ -18,6 +18,7 @@ class DeepFusionRecommender(TowerRecommender):
     """
 
     fuses_early = True
+    batched = True
 
     def build(self, generator: torch.Generator) -> None:
         d, hidden = self.dimensions, self.section.hidden
@@ -40,12 +41,12 @@ class DeepFusionRecommender(TowerRecommender):
     def _deepened(self, fused: Tensor, side: int) -> Tensor:
         """[rows, d]; ``side`` 0 is the history's, 1 the target's."""
         standard = functional.layer_norm(fused, (self.dimensions,))
-        hidden = torch.relu(standard @ self.deep_in[side] + self.deep_bias[side])
+        hidden = torch.relu(standard @ self.deep_in[..., side, :, :] + self.deep_bias[..., side, None, :])
         # Adam moves every weight alike: without the factor the sum over hidden units would drown the linear part.
-        return fused + hidden @ self.deep_out[side] / self.section.hidden
+        return fused + hidden @ self.deep_out[..., side, :, :] / self.section.hidden
 
     def _with_id(self, deep: Tensor, side: int, present: Tensor) -> Tensor:
         """[items, d] with the id residual of warm items."""
         if not self.section.item_ids:
             return deep
-        return deep + present[:, -1:] * (self.target_ids if side else self.history_ids)
+        return deep + present[..., -1:] * (self.target_ids if side else self.history_ids)

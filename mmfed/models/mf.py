@@ -13,3 +13,4 @@ class MatrixFactorisation(TowerRecommender):
     """
 
     linear = True
+    batched = True

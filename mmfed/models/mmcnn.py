@@ -24,6 +24,7 @@ class ConcatenationNetwork(TowerRecommender):
 
     fuses_early = True
     output = "relu"
+    batched = True
     default_objective = "sampled-softmax"  # the full softmax would need a hidden layer per user and item
 
     @property
@@ -41,14 +42,20 @@ class ConcatenationNetwork(TowerRecommender):
 
     def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """[items, 4d]: the item's part of the hidden layer, before its non-linearity."""
-        return self._standard(super().target_table(values, present)) @ self.item_in + self.hidden_bias
+        return self._standard(super().target_table(values, present)) @ self.item_in + self.hidden_bias[..., None, :]
 
     def match(self, states: Tensor, table: Tensor) -> Tensor:
         user = (self._standard(states) @ self.user_in)[..., None, :]
-        return torch.cat([torch.relu(block + user) @ self.out for block in table.split(ITEM_BLOCK)], dim=-1)
+        blocks = table.split(ITEM_BLOCK, dim=-2)
+        return torch.cat([self._scored(block[..., None, :, :] + user) for block in blocks], dim=-1)
 
     def match_rows(self, states: Tensor, rows: Tensor) -> Tensor:
-        return torch.relu(rows + (self._standard(states) @ self.user_in)[..., None, :]) @ self.out
+        return self._scored(rows + (self._standard(states) @ self.user_in)[..., None, :])
+
+    def _scored(self, hidden: Tensor) -> Tensor:
+        """[..., states, items] from the hidden layer [..., states, items, 4d] before its non-linearity."""
+        active = torch.relu(hidden)
+        return active @ self.out if self.out.dim() == 1 else (active @ self.out[:, None, :, None]).squeeze(-1)
 
     def _standard(self, vectors: Tensor) -> Tensor:
         return functional.layer_norm(vectors, (self.dimensions,), eps=1e-6)

@@ -23,6 +23,7 @@ class AttentionFusionNetwork(TowerRecommender):
 
     own_fusion = "attention"
     output = "relu"
+    batched = True
 
     def build(self, generator: torch.Generator) -> None:
         del generator
@@ -43,4 +44,5 @@ class AttentionFusionNetwork(TowerRecommender):
 
     def action_logits(self, states: Tensor, tables: ItemTables, items: Tensor) -> Tensor:
         score = self.score_candidates(states, tables, items[..., None])
-        return states[..., : self.dimensions] @ self.action_weight + score * self.action_score + self.action_bias
+        seen = states[..., : self.dimensions] @ self.action_weight
+        return seen + score * self.action_score[..., None, :] + self.action_bias[..., None, :]

@@ -20,6 +20,7 @@ class MultiTaskFactorisation(TowerRecommender):
     """
 
     own_fusion = "product"
+    batched = True
 
     def history_modalities(self) -> tuple[str, ...]:
         if self.section.history == 0 or "attributes" not in self.features.names:
@@ -35,5 +36,5 @@ class MultiTaskFactorisation(TowerRecommender):
             label = _TASKS.get(modality, "category")
             if modality != ID and label in self.features.labels:
                 task = f"{modality} tells {label}"
-                losses[task] = prototype_loss(projected[column], present[:, column], self.features.labels[label])
+                losses[task] = prototype_loss(projected[column], present[..., column], self.features.labels[label])
         return losses

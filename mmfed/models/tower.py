@@ -12,7 +12,7 @@ from torch.nn import functional
 from mmfed.config import ModelSection
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.fusion.concat import ConcatFusion
-from mmfed.fusion.head import FusionHead
+from mmfed.fusion.head import FusionHead, KnownProduct, Values
 from mmfed.fusion.registry import fusion_head
 from mmfed.models.base import (
     HistoryBatch,
@@ -21,6 +21,7 @@ from mmfed.models.base import (
     LinearSide,
     LinearTables,
     OwnEvents,
+    Projection,
     Recommender,
     Scope,
 )
@@ -169,6 +170,19 @@ class TowerRecommender(Recommender):
             return ("item_bias",)
         return ("item_bias", "target_ids") if self.static else ("history_ids", "item_bias", "target_ids")
 
+    def projections(self) -> tuple[Projection, ...]:
+        if self.private_adapters:  # these read the features themselves
+            return ()
+        sides = (
+            {"target": self.target_head} if self.static else {"history": self.history_head, "target": self.target_head}
+        )
+        return tuple(
+            Projection(f"{side}_head.project.{name}", side, name, self.section.content_scale)
+            for side, head in sides.items()
+            for name in head.project
+            if name not in self.encoders
+        )
+
     def linear_tables(self, present: Tensor) -> LinearTables | None:
         section = self.section
         if (
@@ -191,17 +205,17 @@ class TowerRecommender(Recommender):
 
     def history_side(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         if self.static:
-            return present.new_zeros(len(present), 0)
+            return present.new_zeros(*present.shape[:-1], 0)
         history = self._with_adapted(self.history_vectors(values, present), values, present)
         if self.ratings:
-            history = torch.cat([history, (self.item_bias * self.section.bias_scale)[:, None]], dim=1)
+            history = torch.cat([history, (self.item_bias * self.section.bias_scale)[..., None]], dim=-1)
         return history
 
     def target_side(self, values: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
         target = self.target_table(values, present)
         bias = self.item_bias * self.section.bias_scale
         if self.section.similarity == "cosine":
-            target = functional.normalize(target, dim=1) / self.section.temperature
+            target = functional.normalize(target, dim=-1) / self.section.temperature
         return target, bias + self.rating_offset if self.ratings else bias
 
     def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
@@ -224,14 +238,15 @@ class TowerRecommender(Recommender):
 
     def inputs(
         self, head: FusionHead, values: Mapping[str, Tensor], present: Tensor, *, history: bool
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Values], Tensor]:
         """What a head reads of ``item_values``, ids included, and its columns of ``present``."""
-        read = {name: value * self.section.content_scale for name, value in values.items()}
+        scale = self.section.content_scale
+        read = {name: value if isinstance(value, KnownProduct) else value * scale for name, value in values.items()}
         if self.section.item_ids and ID not in read:
             read[ID] = self.history_ids if history else self.target_ids
         names = (*self.features.names, ID)
         columns = [names.index(name) for name in head.modalities]
-        return [read[name] for name in head.modalities], present[:, columns]
+        return [read[name] for name in head.modalities], present[..., columns]
 
     def present(self, mask: Tensor | None) -> Tensor:
         present = self.features.present
@@ -249,7 +264,7 @@ class TowerRecommender(Recommender):
         states = self.pooled(vectors[..., :-1] * surprise[..., None] * 4, batch)
         before = self.pooling.before(batch).to(surprise.dtype)
         deviation = (before * surprise[:, None, :]).sum(-1) / (before.sum(-1) + RATINGS_BEFORE_TRUST)
-        return torch.cat([states, deviation[..., None] * self.deviation_slope], dim=-1)
+        return torch.cat([states, (deviation * self.deviation_slope)[..., None]], dim=-1)
 
     def pooled(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
         """States [users, states, d] from the history, what is private added."""
@@ -269,20 +284,18 @@ class TowerRecommender(Recommender):
 
     def score(self, states: Tensor, tables: ItemTables) -> Tensor:
         taste, deviation = self._parted(states)
-        return self.match(taste, tables.target) + tables.bias + deviation
+        bias = tables.bias if tables.bias.dim() == 1 else tables.bias[:, None]
+        return self.match(taste, tables.target) + bias + deviation
 
     def score_candidates(self, states: Tensor, tables: ItemTables, candidates: Tensor) -> Tensor:
         taste, deviation = self._parted(states)
-        return (
-            self.match_rows(taste, functional.embedding(candidates, tables.target))
-            + tables.bias[candidates]
-            + deviation
-        )
+        rows, bias = tables.targets_of(candidates)
+        return self.match_rows(taste, rows) + bias + deviation
 
     def match(self, states: Tensor, table: Tensor) -> Tensor:
         """[..., items] how well states [..., d] fit items, without bias."""
         if self.fuses_early:
-            return states @ table.T
+            return states @ table.mT
         return self.target_head.score(self.target_head.query(states), table)
 
     def match_rows(self, states: Tensor, rows: Tensor) -> Tensor:
@@ -301,21 +314,17 @@ class TowerRecommender(Recommender):
 
     def _with_own(self, vectors: Tensor, own: OwnEvents) -> Tensor:
         """The history vectors [users, events, width] with own content in its slots."""
-        rows = own.slots.numel()
-        frozen = {name: value.flatten(0, 1) for name, value in own.values.items()}
+        frozen, rows = dict(own.values), own.slots.shape
         # What own content lacks is zeros behind its encoder: one of raw inputs would read the whole catalogue.
         lacking = {
-            name: vectors.new_zeros(rows, width) for name, width in self.features.widths.items() if name not in frozen
+            name: vectors.new_zeros(*rows, width) for name, width in self.features.widths.items() if name not in frozen
         }
-        columns = [
-            own.present[name].flatten() if name in frozen else vectors.new_zeros(rows) for name in self.features.names
-        ]
+        columns = [own.present[name] if name in frozen else vectors.new_zeros(rows) for name in self.features.names]
         if self.section.item_ids:
-            lacking[ID] = vectors.new_zeros(rows, self.dimensions)
+            lacking[ID] = vectors.new_zeros(*rows, self.dimensions)
             columns.append(vectors.new_zeros(rows))
-        values, present = self._through_encoders(frozen, lacking), torch.stack(columns, dim=1)
-        found = self._with_adapted(self.own_vectors(values, present), values, present)
-        found = found.unflatten(0, own.slots.shape) * own.known[..., None]
+        values, present = self._through_encoders(frozen, lacking), torch.stack(columns, dim=-1)
+        found = self._with_adapted(self.own_vectors(values, present), values, present) * own.known[..., None]
         items = 1 - torch.zeros_like(vectors[..., 0]).scatter_add(1, own.slots, own.known)
         return (vectors * items[..., None]).scatter_add(1, own.slots[..., None].expand_as(found), found)
 
@@ -329,8 +338,8 @@ class TowerRecommender(Recommender):
     def _with_adapted(self, history: Tensor, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """History vectors, followed by what private adapters read."""
         for name in self.private_adapters:
-            column = present[:, self.features.names.index(name), None]
-            history = torch.cat([history, values[name] * column * self.section.content_scale], dim=1)
+            column = present[..., self.features.names.index(name), None]
+            history = torch.cat([history, values[name] * column * self.section.content_scale], dim=-1)
         return history
 
     def _parted(self, states: Tensor) -> tuple[Tensor, Tensor | float]:

@@ -25,11 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmfed.models.base import ItemTables, LinearTables, Recommender
-from mmfed.training.batch import Histories, TrainingBatch, local_steps, modality_mask, objective_of, training_batch
+from mmfed.training.batch import Batches, Histories, TrainingBatch, local_steps, modality_mask, objective_of
 from mmfed.training.linear import LinearSums, parameter_totals
-from mmfed.training.local_optimiser import LocalOptimiser
 from mmfed.training.objective import user_losses
-from mmfed.training.rows import RowGradients, touched_rows
+from mmfed.training.rows import RowTraining, touched_rows
 from mmfed.training.update import CohortUpdate, LocalWork
 from mmfed.training.whole import SequenceGradients, several_steps
 from mmfed.types import IntArray
@@ -65,7 +64,7 @@ def train_cohort(model: Recommender, histories: Histories, user_vectors: Tensor,
         linear = model.linear_tables(model.present(_mask(model, work, 0)))
         if linear is not None:
             return _linear(model, linear, histories, user_vectors, work, clip_norm)
-    if model.rowwise:
+    if model.rowwise and model.batched:
         return _by_rows(model, parameters, histories, user_vectors, work, steps)
     return _whole(model, parameters, histories, user_vectors, work, steps)
 
@@ -82,17 +81,19 @@ def _chunks(histories: Histories, size: int, steps: IntArray | None = None) -> I
         yield order[start : start + size]
 
 
-def _batch(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork, step: int) -> TrainingBatch:
-    return training_batch(
+def _batches(model: Recommender, histories: Histories, dtype: torch.dtype, work: LocalWork) -> Batches:
+    return Batches(
         histories,
         model=model,
         section=work.training,
         seed=work.seed,
         round_number=work.round_number,
-        step=step,
-        user_vectors=user_vectors,
-        dtype=user_vectors.dtype,
+        dtype=dtype,
     )
+
+
+def _batch(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork) -> TrainingBatch:
+    return _batches(model, histories, user_vectors.dtype, work).at(0, user_vectors)
 
 
 def _mask(model: Recommender, work: LocalWork, step: int) -> Tensor | None:
@@ -109,7 +110,7 @@ def _summed(model: Recommender, histories: Histories, user_vectors: Tensor, work
     total = _zeros(shared)
     vectors = user_vectors.clone()
     for index in _chunks(histories, SUMMED_CHUNK):
-        batch = _batch(model, histories.take(index), user_vectors[index], work, 0)
+        batch = _batch(model, histories.take(index), user_vectors[index], work)
         own = batch.histories.user_vectors.requires_grad_()
         gathered = functional.embedding(batch.histories.items, leaves.history)
         loss = user_losses(local, work.training, leaves, gathered, batch).sum()
@@ -142,7 +143,7 @@ def _linear(
     with torch.no_grad():
         sums = LinearSums(local, known, linear, learning_rate=rate, clip_norm=clip_norm)
         for index in _chunks(histories, LINEAR_CHUNK):
-            of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work, 0))
+            of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work))
             vectors[index] -= training.private_learning_rate * of_own
     total = parameter_totals(tables, sums.table_totals, local.shared_parameters(), sums.head_totals)
     return CohortUpdate({name: value * -rate for name, value in total.items()}, len(histories), vectors)
@@ -157,41 +158,24 @@ def _by_rows(
     steps: IntArray,
 ) -> CohortUpdate:
     """Any number of steps on touched rows, each user's change clipped as a whole."""
-    training = work.training
     total, vectors = _zeros(parameters), user_vectors.clone()
-    gradients = RowGradients(model, training)
-    rows = {name: parameters[name] for name in gradients.row_names}
-    shared = {name: value for name, value in parameters.items() if name not in rows}
-    masks = [_mask(model, work, step) for step in range(int(steps.max()))]
+    present = [model.present(_mask(model, work, step)) for step in range(int(steps.max()))]
+    training = RowTraining(model, work.training, present)
     for index in _chunks(histories, PER_USER_CHUNK, steps):
         chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
-        batches = [_batch(model, chosen, own, work, step) for step in range(int(last.max()))]
-        touched = touched_rows(batches, model.item_count)
-        optimiser = LocalOptimiser(training, parameters)
-        now_shared, now_rows, change = shared, rows, {}
-        for step, places in enumerate(touched.steps):
-            of_shared, of_rows, of_own = gradients(
-                now_shared, now_rows, own, places, touched.items, model.present(masks[step])
-            )
-            moves, own_move = optimiser.step(of_shared | of_rows, of_own, last > step)
-            own = own + own_move
-            change = {name: change[name] + move if step else move for name, move in moves.items()}
-            if step + 1 < len(touched.steps):
-                now_shared = {name: value + change[name] for name, value in shared.items()}
-                now_rows = {name: _at(value, touched.items) + change[name] for name, value in rows.items()}
-        factors = _clip_factors(change, work.clip_norm)
+        batches = _batches(model, chosen, own.dtype, work)
+        touched = touched_rows([batches.at(step, own) for step in range(int(last.max()))], model.item_count)
+        change, of_rows, vectors[index] = training.changes(touched, own, last)
+        factors = _clip_factors(change | of_rows, work.clip_norm)
         for name, value in change.items():
-            if name in rows and touched.items is not None:
+            total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
+        for name, value in of_rows.items():
+            if touched.items is None:
+                total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
+            else:
                 scaled = value * factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
                 total[name].index_add_(0, touched.items.flatten(), scaled.flatten(0, 1).double())
-            else:
-                total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
-        vectors[index] = own
     return CohortUpdate(total, len(histories), vectors)
-
-
-def _at(rows: Tensor, items: Tensor | None) -> Tensor:
-    return rows if items is None else rows[items]
 
 
 def _whole(
@@ -212,12 +196,11 @@ def _whole(
     for index in _chunks(histories, WHOLE_STEPS_CHUNK if several else PER_USER_CHUNK, steps):
         chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
         if several:
-            taken = (
-                (_batch(model, chosen, own, work, step), masks[step], last > step) for step in range(int(last.max()))
-            )
+            batches = _batches(model, chosen, own.dtype, work)
+            taken = ((batches.at(step, own), masks[step], last > step) for step in range(int(last.max())))
             change, own = several_steps(model, parameters, own, training, taken)
         else:
-            shared, private = gradients(_batch(model, chosen, own, work, 0))
+            shared, private = gradients(_batch(model, chosen, own, work))
             change = {name: value * -training.learning_rate for name, value in shared.items()}
             own = own - training.private_learning_rate * private
         factors = _clip_factors(change, work.clip_norm)

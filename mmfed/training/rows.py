@@ -1,26 +1,31 @@
-"""Per-user local training that touches only the rows of the item tables that a user's loss reads.
+"""Local training of many users at once, on the rows of the item tables that each user's loss reads.
 
 A user's loss reads the history rows of the own events, and the target rows of the targets and sampled negatives (with
 the full softmax: of every item). Rows are computed from the items' inputs gathered per user, and a parameter with one
-row per item (ids, biases) is copied for the touched rows alone, so the cost of a user does not grow with the catalogue.
+row per item (ids, biases) is changed at the touched rows alone, so the cost of a user does not grow with the catalogue.
+
+Every user has parameters of their own: the round's, plus the change so far. Models that are ``batched`` take them with
+one more axis. Projections of frozen features are the largest product: (P + Δ_u) X is P X, known for all items since the
+round began, plus Δ_u X, and the gradient of Δ_u is one product of the same features with the gradient of the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call
 from torch.nn import functional
-from torch.utils._pytree import tree_map
 
 from mmfed.config import TrainingSection
-from mmfed.models.base import ItemTables, Recommender
+from mmfed.fusion.head import KnownProduct, Values
+from mmfed.models.base import ItemTables, Projection, Recommender
 from mmfed.training.batch import TrainingBatch
+from mmfed.training.local_optimiser import LocalOptimiser
 from mmfed.training.objective import user_losses
 from mmfed.types import IntArray
 
@@ -89,6 +94,189 @@ def _places(items: IntArray, wanted: IntArray, item_count: int) -> Tensor:
     return torch.from_numpy(found - np.arange(len(items))[:, None] * items.shape[1])
 
 
+Deposit = Callable[[Parameters, Tensor, float], None]
+
+
+class RowTraining:
+    """Trains chunks of users from the same parameters.
+
+    Args:
+        model: ``rowwise`` and ``batched``.
+        training: the objective and the local optimiser.
+        present: of every local step, [items, modality_columns] what the towers may read.
+    """
+
+    def __init__(self, model: Recommender, training: TrainingSection, present: Sequence[Tensor]) -> None:
+        self._model, self._training, self._present = model, training, present
+        self._stages = _Stages(model, training)
+        parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
+        self._rows = {name: parameters[name] for name in model.row_parameters()}
+        self._shared = {name: value for name, value in parameters.items() if name not in self._rows}
+        self._known = {
+            (one.side, one.modality): _KnownProjection(one, model.features.frozen[one.modality], self._shared)
+            for one in model.projections()
+        }
+        self._read_rows = {stage: self._rows_of(stage) for stage in ("history", "target")}
+
+    def changes(self, touched: TouchedRows, own: Tensor, last: Tensor) -> tuple[Parameters, Parameters, Tensor]:
+        """How the parameters of each user change.
+
+        Args:
+            touched: the batches.
+            own: [users, p] private vectors.
+            last: [users] local steps of each user.
+
+        Returns:
+            The changes without rows by name [users, *shape], those of the touched rows by name [users, rows, *shape],
+            and the new private vectors.
+        """
+        count = len(own)
+        height = self._model.item_count if touched.items is None else touched.items.shape[1]
+        change = {name: value.new_zeros(count, *value.shape) for name, value in self._shared.items()}
+        of_rows = {name: value.new_zeros(count, height, *value.shape[1:]) for name, value in self._rows.items()}
+        everything, training = change | of_rows, self._training
+        optimiser = LocalOptimiser(training, everything)
+        for step, places in enumerate(touched.steps):
+            moved = everything if step else {}
+            found, of_own = self._gradients(step, places, touched.items, moved, own)
+            if training.optimiser == "sgd":  # a user who has no target left has no gradient either
+                own = own - training.private_learning_rate * of_own
+                for gradient, deposit in found:
+                    deposit(everything, gradient, -training.learning_rate)
+                continue
+            gradients = {name: torch.zeros_like(value) for name, value in everything.items()}
+            for gradient, deposit in found:
+                deposit(gradients, gradient, 1.0)
+            moves, own_move = optimiser.step(gradients, of_own, last > step)
+            own = own + own_move
+            for name, move in moves.items():
+                everything[name].add_(move)
+        return change, of_rows, own
+
+    def _gradients(
+        self, step: int, places: Places, items: Tensor | None, moved: Parameters, own: Tensor
+    ) -> tuple[list[tuple[Tensor, Deposit]], Tensor]:
+        """What to deposit where, and the gradients of the private vectors [users, p].
+
+        Args:
+            moved: the changes so far; empty in the first step.
+        """
+        traced = _Traced(moved, len(own))
+        batch, present = places.batch, self._present[step]
+        events = places.events if items is None else items.gather(1, places.events)
+        targets = None if places.targets is None or items is None else items.gather(1, places.targets)
+        # Own content passes the projections too: they are traced as a whole then.
+        known = {key: one for key, one in self._known.items() if not (batch.histories.own and key[0] == "history")}
+        passed = {one.name for one in known.values()}
+        shared = {name: traced.shared(name, value) for name, value in self._shared.items() if name not in passed}
+
+        def side(stage: str, chosen: Tensor | None, rows: Tensor | None) -> Any:
+            of_rows = {name: traced.rows(name, self._rows[name], chosen, rows) for name in self._read_rows[stage]}
+            values: dict[str, Values] = {}
+            for modality, frozen in self._model.features.frozen.items():
+                projection = known.get((stage, modality))
+                if projection is not None:
+                    values[modality] = KnownProduct(traced.product(projection, chosen))
+                else:
+                    values[modality] = frozen if chosen is None else functional.embedding(chosen, frozen)
+            there = present if chosen is None else functional.embedding(chosen, present)
+            return self._stages.run(shared | of_rows, stage, values, there)
+
+        history = side("history", events, places.events)
+        tables = ItemTables(history, *side("target", targets, places.targets))
+        vectors = own.detach().requires_grad_()
+        batch = batch._replace(histories=batch.histories._replace(user_vectors=vectors))
+        loss = self._stages.run(shared, "losses", tables, history, batch).sum()
+        leaves = [*traced.leaves, vectors]
+        found = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else [None] * len(leaves)
+        *gradients, of_own = found
+        deposited = [
+            (gradient, deposit)
+            for gradient, deposit in zip(gradients, traced.deposits, strict=True)
+            if gradient is not None
+        ]
+        return deposited, torch.zeros_like(own) if of_own is None else of_own
+
+    def _rows_of(self, stage: str) -> tuple[str, ...]:
+        """The row parameters that a stage reads."""
+        leaves = {name: value[:1].clone().requires_grad_() for name, value in self._rows.items()}
+        first = {name: value[:1] for name, value in self._model.features.frozen.items()}
+        out = self._stages.run(self._shared | leaves, stage, first, self._model.present(None)[:1])
+        total = sum((value.sum() for value in (out if isinstance(out, tuple) else (out,))), torch.zeros(()))
+        if not leaves or not total.requires_grad:
+            return ()
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        return tuple(name for name, gradient in zip(leaves, found, strict=True) if gradient is not None)
+
+
+class _KnownProjection:
+    """A projection of frozen features, and its product with those of all items."""
+
+    def __init__(self, projection: Projection, values: Tensor, parameters: Mapping[str, Tensor]) -> None:
+        self.name, self.values, self.scale = projection.parameter, values, projection.scale
+        self.product = (values @ parameters[self.name]) * self.scale
+
+
+class _Traced:
+    """The tensors that a step is differentiated by, and where their gradients belong.
+
+    Args:
+        moved: the changes of the users' parameters so far, by name; empty while all users agree.
+        users: how many.
+    """
+
+    def __init__(self, moved: Parameters, users: int) -> None:
+        self._moved, self._users = moved, users
+        self.leaves: list[Tensor] = []
+        self.deposits: list[Deposit] = []
+
+    def shared(self, name: str, value: Tensor) -> Tensor:
+        """[users, *shape] a parameter of every user."""
+        now = value.expand(self._users, *value.shape) if name not in self._moved else value + self._moved[name]
+        return self._trace(now, lambda into, gradient, factor: into[name].add_(gradient, alpha=factor))
+
+    def rows(self, name: str, table: Tensor, items: Tensor | None, rows: Tensor | None) -> Tensor:
+        """[users, n, *shape] the rows of ``items`` [users, n], which lie at ``rows`` of the users' touched ones."""
+        if items is None or rows is None:
+            return self.shared(name, table)
+        now = table.index_select(0, items.flatten()).view(*items.shape, *table.shape[1:])
+        change = self._moved.get(name)
+
+        def flat(height: int) -> Tensor:
+            return (rows + torch.arange(self._users)[:, None] * height).flatten()
+
+        def deposit(into: Parameters, gradient: Tensor, factor: float) -> None:
+            total = into[name]
+            total.flatten(0, 1).index_add_(0, flat(total.shape[1]), gradient.flatten(0, 1), alpha=factor)
+
+        if change is not None:
+            now += change.flatten(0, 1).index_select(0, flat(change.shape[1])).view_as(now)
+        return self._trace(now, deposit)
+
+    def product(self, projection: _KnownProjection, items: Tensor | None) -> Tensor:
+        """[users, n, d] the projected features of ``items`` [users, n], or of all."""
+        if items is None:
+            values = projection.values.expand(self._users, *projection.values.shape)
+            now = projection.product.expand(self._users, *projection.product.shape)
+        else:
+            values = functional.embedding(items, projection.values)
+            now = functional.embedding(items, projection.product)
+        name, scale = projection.name, projection.scale
+        if name in self._moved:
+            now = torch.baddbmm(now, values, self._moved[name], alpha=scale)
+
+        def deposit(into: Parameters, gradient: Tensor, factor: float) -> None:
+            into[name].baddbmm_(values.mT, gradient, alpha=factor * scale)
+
+        return self._trace(now, deposit)
+
+    def _trace(self, now: Tensor, deposit: Deposit) -> Tensor:
+        leaf = now.detach().requires_grad_()
+        self.leaves.append(leaf)
+        self.deposits.append(deposit)
+        return leaf
+
+
 class _Stages(torch.nn.Module):
     """The stages of a model as one module, so that ``functional_call`` can substitute parameters in each."""
 
@@ -107,138 +295,3 @@ class _Stages(torch.nn.Module):
         if stage == "target":
             return self.model.target_side(*arguments)
         return user_losses(self.model, self.training_section, *arguments)
-
-
-class RowGradients:
-    """Gradients of each user's loss with respect to the parameters, row parameters by touched row.
-
-    Args:
-        model: ``rowwise``.
-        training: the objective.
-    """
-
-    def __init__(self, model: Recommender, training: TrainingSection) -> None:
-        self._model = model
-        self._stages = _Stages(model, training)
-        rows = model.row_parameters()
-        self.row_names = rows
-        self._of_history, self._of_target = (self._read(stage, rows) for stage in ("history", "target"))
-
-    def __call__(
-        self, shared: Parameters, rows: Parameters, own: Tensor, places: Places, items: Tensor | None, present: Tensor
-    ) -> tuple[Parameters, Parameters, Tensor]:
-        """Gradients of one step.
-
-        Args:
-            shared: parameters without rows, [users, *shape] each, or [*shape] while all users agree.
-            rows: row parameters, [users, rows, *shape]; or [items, *shape] while all users agree.
-            own: [users, p] private vectors.
-            places: of the step.
-            items: as ``TouchedRows.items``.
-            present: [items, modality_columns] of the step.
-
-        Returns:
-            By name [users, *shape], by name [users, rows, *shape], and [users, p].
-        """
-        agree = all(value.dim() == parameter.dim() for value, parameter in self._compared(shared, rows))
-        events = places.events if items is None else items.gather(1, places.events)
-        of_history = {name: self._gathered(rows[name], places.events, events, agree) for name in self._of_history}
-        if places.targets is None or items is None:  # the full softmax scores all items, and all are rows
-            of_target = {name: rows[name] for name in self._of_target}
-            targets = None
-        else:
-            targets = items.gather(1, places.targets)
-            of_target = {name: self._gathered(rows[name], places.targets, targets, agree) for name in self._of_target}
-
-        def loss(
-            shared: Parameters,
-            of_history: Parameters,
-            of_target: Parameters,
-            own: Tensor,
-            one: TrainingBatch,
-            history_inputs: Any,
-            target_inputs: Any,
-        ) -> Tensor:
-            alone: TrainingBatch = tree_map(lambda tensor: tensor[None], one)
-            alone = alone._replace(histories=alone.histories._replace(user_vectors=own[None]))
-            history = self._stages.run(shared | of_history, "history", *history_inputs)
-            target, bias = self._stages.run(shared | of_target, "target", *target_inputs)
-            tables = ItemTables(history, target, bias)
-            return self._stages.run(shared, "losses", tables, history[None], alone)[0]
-
-        of_shared = None if agree else 0
-        dense = None if agree and places.targets is None else 0
-        dimensions = (of_shared, 0, dense, 0, 0, 0, None if targets is None else 0)
-        found = vmap(grad(loss, argnums=(0, 1, 2, 3)), in_dims=dimensions)(
-            shared,
-            of_history,
-            of_target,
-            own,
-            places.batch,
-            self._inputs(events, present),
-            self._inputs(targets, present),
-        )
-        return found[0], self._scattered(rows, found[1], found[2], places, items, agree), found[3]
-
-    def _compared(self, shared: Parameters, rows: Parameters) -> list[tuple[Tensor, Tensor]]:
-        parameters = self._model.shared_parameters()
-        return [(value, parameters[name]) for name, value in (shared | rows).items()]
-
-    def _inputs(self, items: Tensor | None, present: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What the towers read of ``items`` [users, n], or of all."""
-        frozen = self._model.features.frozen
-        if items is None:
-            return frozen, present
-        return {name: functional.embedding(items, value) for name, value in frozen.items()}, functional.embedding(
-            items, present
-        )
-
-    @staticmethod
-    def _gathered(rows: Tensor, places: Tensor, items: Tensor, agree: bool) -> Tensor:
-        """[users, n, *shape] rows at ``places``; while all users agree, of the whole table at ``items``."""
-        if agree:
-            return rows.index_select(0, items.flatten()).view(*items.shape, *rows.shape[1:])
-        flat = (places + torch.arange(len(places))[:, None] * rows.shape[1]).flatten()
-        return rows.flatten(0, 1).index_select(0, flat).view(*places.shape, *rows.shape[2:])
-
-    def _scattered(
-        self,
-        rows: Parameters,
-        of_history: Parameters,
-        of_target: Parameters,
-        places: Places,
-        items: Tensor | None,
-        agree: bool,
-    ) -> Parameters:
-        """Gradients of gathered rows, summed by row."""
-        count = len(places.events)
-        height = self._model.item_count if items is None else items.shape[1]
-        summed = {}
-        for name in self.row_names:
-            shape = rows[name].shape[1 if agree else 2 :]
-            if name in of_target and places.targets is None:
-                total = of_target[name].contiguous()
-            else:
-                total = rows[name].new_zeros(count, height, *shape)
-            parts = [(places.events, of_history.get(name))]
-            parts += [(places.targets, of_target.get(name))] if places.targets is not None else []
-            for where, gradient in parts:
-                if gradient is not None:
-                    flat = (where + torch.arange(count)[:, None] * height).flatten()
-                    total.view(count * height, *shape).index_add_(0, flat, gradient.flatten(0, 1))
-            summed[name] = total
-        return summed
-
-    def _read(self, stage: str, rows: tuple[str, ...]) -> tuple[str, ...]:
-        """The row parameters that a stage reads."""
-        leaves = {
-            name: (value[:1] if name in rows else value).detach().requires_grad_()
-            for name, value in self._model.shared_parameters().items()
-        }
-        inputs = self._inputs(torch.zeros(1, dtype=torch.int64), self._model.present(None))
-        out = self._stages.run(leaves, stage, *inputs)
-        total = sum((value.sum() for value in (out if isinstance(out, tuple) else (out,))), torch.zeros(()))
-        if not rows or not total.requires_grad:
-            return ()
-        found = torch.autograd.grad(total, [leaves[name] for name in rows], allow_unused=True)
-        return tuple(name for name, gradient in zip(rows, found, strict=True) if gradient is not None)
