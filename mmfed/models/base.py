@@ -128,7 +128,8 @@ def item_features(
 class ItemTables(NamedTuple):
     """What all users share in a round; widths are the model's own business.
 
-    Where users have different parameters, every user has tables of their own: all three get one more axis in front.
+    Where users have different parameters, every user has tables of their own: all three get one more axis in front. Or
+    the targets are the candidates of a batch, the true one first: [users, states, candidates, width] and no last axis.
 
     Attributes:
         history: [items, width] what an item says about the person who touched it.
@@ -144,6 +145,8 @@ class ItemTables(NamedTuple):
         """Rows [*items, width] and biases [*items] of chosen items [users, …]."""
         if self.bias.dim() == 1:
             return functional.embedding(items, self.target), self.bias[items]
+        if self.bias.dim() == 3:
+            return self.target[:, :, : items.shape[2]], self.bias[:, :, : items.shape[2]]
         users, count, width = self.target.shape
         places = items + (torch.arange(users) * count).view(-1, *[1] * (items.dim() - 1))
         rows = self.target.reshape(users * count, width).index_select(0, places.flatten())

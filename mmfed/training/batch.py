@@ -252,7 +252,7 @@ class Batches:
         most = max(int(valid.sum(1).max(initial=0)), 1)  # valid places come first
         places, valid = places[:, :most], valid[:, :most]
         positions = np.zeros(places.shape, dtype=np.int64)
-        for epoch in np.unique(epochs):
+        for epoch in np.unique(epochs[ongoing]):
             order = self._order(int(epoch))
             own = epochs == epoch
             positions[own] = np.take_along_axis(order, np.minimum(places, longest - 1), axis=1)[own]

@@ -35,8 +35,9 @@ from mmfed.types import IntArray
 
 SUMMED_CHUNK = 32
 LINEAR_CHUNK = 16
-PER_USER_CHUNK = 16
+WHOLE_CHUNK = 16
 WHOLE_STEPS_CHUNK = 8
+ROWS_CHUNK, ROWS_BYTES = 64, 12e6  # most users at a time, and about what stays near the processor
 
 Parameters = dict[str, Tensor]
 
@@ -161,10 +162,11 @@ def _by_rows(
     total, vectors = _zeros(parameters), user_vectors.clone()
     present = [model.present(_mask(model, work, step)) for step in range(int(steps.max()))]
     training = RowTraining(model, work.training, present)
-    for index in _chunks(histories, PER_USER_CHUNK, steps):
+    for index in _chunks(histories, _rows_chunk(model, work), steps):
         chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
         batches = _batches(model, chosen, own.dtype, work)
-        touched = touched_rows([batches.at(step, own) for step in range(int(last.max()))], model.item_count)
+        taken = [batches.at(step, own) for step in range(int(last.max()))]
+        touched = touched_rows(taken, model.item_count, history=training.reads_history)
         change, of_rows, vectors[index] = training.changes(touched, own, last)
         factors = _clip_factors(change | of_rows, work.clip_norm)
         for name, value in change.items():
@@ -176,6 +178,15 @@ def _by_rows(
                 scaled = value * factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
                 total[name].index_add_(0, touched.items.flatten(), scaled.flatten(0, 1).double())
     return CohortUpdate(total, len(histories), vectors)
+
+
+def _rows_chunk(model: Recommender, work: LocalWork) -> int:
+    """Users at a time, by what their rows take in memory."""
+    training = work.training
+    sampled = objective_of(model, training) != "softmax"
+    rows = training.positions * (1 + training.negatives) if sampled else model.item_count
+    width = sum(value.shape[1] for value in model.features.values) + 6 * model.dimensions
+    return int(min(max(ROWS_BYTES / (4 * max(rows * width, 1)), 8), ROWS_CHUNK))
 
 
 def _whole(
@@ -193,7 +204,7 @@ def _whole(
     several = int(steps.max()) > 1 or training.optimiser == "adam"
     masks = [_mask(model, work, step) for step in range(int(steps.max()))]
     gradients = SequenceGradients(model, parameters, training, masks[0])
-    for index in _chunks(histories, WHOLE_STEPS_CHUNK if several else PER_USER_CHUNK, steps):
+    for index in _chunks(histories, WHOLE_STEPS_CHUNK if several else WHOLE_CHUNK, steps):
         chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
         if several:
             batches = _batches(model, chosen, own.dtype, work)

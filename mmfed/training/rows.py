@@ -32,14 +32,18 @@ from mmfed.types import IntArray
 Parameters = dict[str, Tensor]
 
 
+MANY = 0.25  # a share of the catalogue: of so many candidates a step computes each item once
+
+
 @dataclass(frozen=True, eq=False)
 class Places:
     """Where a step's items lie among the touched rows.
 
     Attributes:
-        events: [users, events] row of every event.
-        targets: [users, candidates] row of every item that the step scores; None: all rows.
-        batch: the step's batch, its targets and negatives renumbered within ``targets``.
+        events: [users, events] row of every event; no column where the model reads no history.
+        targets: [users, states, candidates] row of every candidate, the target first; [users, candidates] of each
+            scored item once; None: all rows.
+        batch: the step's batch; of scored items its targets and negatives are renumbered within ``targets``.
     """
 
     events: Tensor
@@ -61,19 +65,35 @@ class TouchedRows:
     steps: tuple[Places, ...]
 
 
-def touched_rows(batches: Sequence[TrainingBatch], item_count: int) -> TouchedRows:
-    """The rows of all local steps together. With the full softmax all items are rows."""
+def touched_rows(batches: Sequence[TrainingBatch], item_count: int, *, history: bool) -> TouchedRows:
+    """The rows of all local steps together. With the full softmax all items are rows.
+
+    Args:
+        history: whether the model reads the events of the history.
+    """
+    events = batches[0].histories.items[:, : None if history else 0]
     if batches[0].first_seen.shape[1]:
-        return TouchedRows(None, tuple(Places(batch.histories.items, None, batch) for batch in batches))
-    events = batches[0].histories.items.numpy()
-    read = [torch.cat([batch.targets[:, :, None], batch.negatives], dim=2).numpy() for batch in batches]
-    candidates = [distinct(one.reshape(len(one), -1), item_count) for one in read]
-    items, _ = distinct(np.concatenate([events, *(found for found, _ in candidates)], axis=1), item_count)
-    steps = []
-    for batch, (found, local) in zip(batches, candidates, strict=True):
-        renumbered = torch.from_numpy(local.reshape(*batch.targets.shape, -1))
-        own = batch._replace(targets=renumbered[:, :, 0].contiguous(), negatives=renumbered[:, :, 1:].contiguous())
-        steps.append(Places(_places(items, events, item_count), _places(items, found, item_count), own))
+        return TouchedRows(None, tuple(Places(events, None, batch) for batch in batches))
+    scored: list[tuple[IntArray, TrainingBatch]] = []
+    for batch in batches:
+        read = torch.cat([batch.targets[:, :, None], batch.negatives], dim=2).numpy()
+        if read[0].size > MANY * item_count:
+            found, local = distinct(read.reshape(len(read), -1), item_count)
+            renumbered = torch.from_numpy(local.reshape(read.shape))
+            batch = batch._replace(
+                targets=renumbered[:, :, 0].contiguous(), negatives=renumbered[:, :, 1:].contiguous()
+            )
+            scored.append((found, batch))
+        else:
+            scored.append((read, batch))
+    parts = [events.numpy(), *(found.reshape(len(found), -1) for found, _ in scored)]
+    items, places = distinct(np.concatenate(parts, axis=1), item_count)
+    cut = np.cumsum([part.shape[1] for part in parts])[:-1]
+    of_events, *of_steps = (torch.from_numpy(part) for part in np.split(places, cut, axis=1))
+    steps = (
+        Places(of_events, place.reshape(found.shape), batch)
+        for place, (found, batch) in zip(of_steps, scored, strict=True)
+    )
     return TouchedRows(torch.from_numpy(items), tuple(steps))
 
 
@@ -85,13 +105,6 @@ def distinct(items: IntArray, item_count: int) -> tuple[IntArray, IntArray]:
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     within = np.minimum(np.arange(int(counts.max(initial=1))), counts[:, None] - 1)
     return cells[starts[:, None] + within] % item_count, inverse.reshape(items.shape) - starts[:, None]
-
-
-def _places(items: IntArray, wanted: IntArray, item_count: int) -> Tensor:
-    """[users, n] the place of ``wanted`` among ``items`` [users, rows], which are ascending."""
-    rows = np.arange(len(items))[:, None] * item_count
-    found = np.searchsorted((rows + items).ravel(), (rows + wanted).ravel()).reshape(wanted.shape)
-    return torch.from_numpy(found - np.arange(len(items))[:, None] * items.shape[1])
 
 
 Deposit = Callable[[Parameters, Tensor, float], None]
@@ -117,6 +130,7 @@ class RowTraining:
             for one in model.projections()
         }
         self._read_rows = {stage: self._rows_of(stage) for stage in ("history", "target")}
+        self.reads_history = self._first_item("history", self._shared | self._rows).shape[1] > 0
 
     def changes(self, touched: TouchedRows, own: Tensor, last: Tensor) -> tuple[Parameters, Parameters, Tensor]:
         """How the parameters of each user change.
@@ -164,7 +178,10 @@ class RowTraining:
         traced = _Traced(moved, len(own))
         batch, present = places.batch, self._present[step]
         events = places.events if items is None else items.gather(1, places.events)
-        targets = None if places.targets is None or items is None else items.gather(1, places.targets)
+        targets, rows = None, places.targets
+        if rows is not None and items is not None:
+            rows = rows.flatten(1)
+            targets = items.gather(1, rows)
         # Own content passes the projections too: they are traced as a whole then.
         known = {key: one for key, one in self._known.items() if not (batch.histories.own and key[0] == "history")}
         passed = {one.name for one in known.values()}
@@ -183,7 +200,10 @@ class RowTraining:
             return self._stages.run(shared | of_rows, stage, values, there)
 
         history = side("history", events, places.events)
-        tables = ItemTables(history, *side("target", targets, places.targets))
+        target, bias = side("target", targets, rows)
+        if places.targets is not None and places.targets.dim() == 3:
+            target, bias = target.view(*places.targets.shape, -1), bias.view(places.targets.shape)
+        tables = ItemTables(history, target, bias)
         vectors = own.detach().requires_grad_()
         batch = batch._replace(histories=batch.histories._replace(user_vectors=vectors))
         loss = self._stages.run(shared, "losses", tables, history, batch).sum()
@@ -200,13 +220,19 @@ class RowTraining:
     def _rows_of(self, stage: str) -> tuple[str, ...]:
         """The row parameters that a stage reads."""
         leaves = {name: value[:1].clone().requires_grad_() for name, value in self._rows.items()}
-        first = {name: value[:1] for name, value in self._model.features.frozen.items()}
-        out = self._stages.run(self._shared | leaves, stage, first, self._model.present(None)[:1])
+        out = self._first_item(stage, self._shared | leaves)
         total = sum((value.sum() for value in (out if isinstance(out, tuple) else (out,))), torch.zeros(()))
         if not leaves or not total.requires_grad:
             return ()
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         return tuple(name for name, gradient in zip(leaves, found, strict=True) if gradient is not None)
+
+
+    def _first_item(self, stage: str, parameters: Mapping[str, Tensor]) -> Any:
+        """A side of the tables for one item."""
+        rows = {name: value[:1] for name, value in parameters.items() if name in self._rows}
+        first = {name: value[:1] for name, value in self._model.features.frozen.items()}
+        return self._stages.run({**parameters, **rows}, stage, first, self._model.present(None)[:1])
 
 
 class _KnownProjection:
