@@ -72,7 +72,7 @@ class AttentionFusion(FusionHead):
         return product[..., :cut].sum(-1) / product[..., cut:].sum(-1).clamp_min(1e-30)
 
     def _attended(self, values: Sequence[Values], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Projections [..., items, modalities, d], unnormalised weights [..., items, modalities], counts [..., items, 1]."""
+        """[..., items, modalities, d] projections, [..., items, modalities] weights, [..., items, 1] counts."""
         projected = torch.stack(self.projected(values), dim=-2)
         logits = (projected * self.item_query[..., None, :, :]).sum(-1).masked_fill(present == 0, -1e9)
         weights = torch.exp(logits - logits.amax(-1, keepdim=True)) * present

@@ -83,7 +83,7 @@ class FusionHead(nn.Module, ABC):
         return states
 
     def score(self, queries: Tensor, table: Tensor) -> Tensor:
-        """[..., items] from queries [..., width] and a table [items, width], or one of every user [users, items, width]."""
+        """[..., items] from queries [..., width] and a table [items, width], or one a user [users, items, width]."""
         return queries @ table.mT
 
     def score_rows(self, queries: Tensor, rows: Tensor) -> Tensor:

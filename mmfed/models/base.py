@@ -251,7 +251,7 @@ class Recommender(nn.Module, ABC):
 
     Attributes:
         default_objective: what ``training.objective = "default"`` takes.
-        batched: written for users with parameters of their own: where a parameter has one more axis, of users, in front,
+        batched: written for users with parameters of their own: where a parameter has one more axis in front, of users,
             so have the tables, states and scores. Training many users is then much faster. It takes ``[..., n, :]`` in
             place of ``[n]`` where a parameter is indexed, and ``[..., None, :]`` where one row meets many items.
         ratings: whether it predicts ratings instead of ranking.

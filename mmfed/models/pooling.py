@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from mmfed.models.base import HistoryBatch
+
+LONGEST_TABLE, TABLE_STEP = 1024, 64  # events of a history up to which the weights are looked up
 
 
 class HistoryPooling(nn.Module):
@@ -40,25 +42,33 @@ class HistoryPooling(nn.Module):
         Returns:
             [users, states, d]
         """
-        states = vectors.new_zeros(())
-        for index, pooled in enumerate(self._pooled(vectors, batch)):
-            states = states + pooled @ self.mix[..., index, :, :]
-        return states
+        pooled = self._pooled(vectors, batch)
+        return pooled.flatten(-2) @ self.mix.flatten(-3, -2)
 
     def unmixed(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
         """[users, states, width] the mean over the decays without A_γ, of vectors of any width."""
-        return sum(self._pooled(vectors, batch), vectors.new_zeros(())) / len(self.decays)
+        return self._pooled(vectors, batch).mean(-2)
 
-    def _pooled(self, vectors: Tensor, batch: HistoryBatch) -> Iterator[Tensor]:
-        """[users, states, width] of each decay."""
-        age, enters = self._age(batch, vectors.dtype), self.before(batch)
-        age = age * (1 - batch.others[:, :, None])
-        # An event that does not enter is infinitely old: one exponential per decay, and no mask.
-        age = age.masked_fill(~enters, float("inf"))
-        for decay in self.decays:
-            weights = enters.to(vectors.dtype) if decay == 1.0 else torch.exp(age * math.log(decay))
-            total = weights.sum(-1, keepdim=True).clamp_min(1e-12) ** 0.75
-            yield weights @ vectors / total
+    def _pooled(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
+        """[users, states, decays, width]."""
+        users = len(vectors)
+        weights = self._weights(batch, vectors.dtype)
+        # The last column sums the weights, so that numerator and denominator are one product.
+        kept = batch.kept[:, :, None]
+        summed = weights.flatten(1, 2) @ torch.cat([vectors * kept, kept], dim=-1)
+        summed = summed.view(users, weights.shape[1], len(self.decays), -1)
+        return summed[..., :-1] / summed[..., -1:].clamp_min(1e-12) ** 0.75
+
+    def _weights(self, batch: HistoryBatch, dtype: torch.dtype) -> Tensor:
+        """[users, states, decays, events] what an event counts in a state if it is kept."""
+        events = batch.items.shape[1]
+        if events > LONGEST_TABLE:
+            age = self._age(batch, torch.float64)
+            return _counts(age, batch.others[..., None] > 0, self.decays, self.history).to(dtype)
+        rounded = -(-events // TABLE_STEP) * TABLE_STEP
+        table = _table(self.decays, self.history, rounded, dtype)
+        rows = batch.positions + (batch.others > 0) * (rounded + 1)
+        return table[:, :, :events][rows]
 
     def before(self, batch: HistoryBatch) -> Tensor:
         """[users, states, events] bool, whether an event enters the state of a position."""
@@ -71,3 +81,18 @@ class HistoryPooling(nn.Module):
         """[users, states, events] events between an event and a position; negative from the position on."""
         events = torch.arange(batch.items.shape[1], device=batch.items.device, dtype=dtype)
         return (batch.positions - 1).to(dtype)[:, :, None] - events
+
+
+def _counts(age: Tensor, others: Tensor, decays: tuple[float, ...], history: int) -> Tensor:
+    """[..., decays, events] γ^age where an event of an age [..., events] enters; of ``others`` 1, but 0 for itself."""
+    enters = torch.where(others, age != -1, (age >= 0) & (age < history))
+    exponent = torch.where(others, 0.0, age.clamp_min(0))
+    return torch.stack([torch.where(enters, decay**exponent, 0.0) for decay in decays], dim=-2)
+
+
+@lru_cache(maxsize=32)
+def _table(decays: tuple[float, ...], history: int, events: int, dtype: torch.dtype) -> Tensor:
+    """[2 (events + 1), decays, events] of every position, states of the events before first, then of all others."""
+    age = (torch.arange(events + 1)[:, None] - 1 - torch.arange(events)).to(torch.float64)
+    parts = [_counts(age, torch.tensor(others), decays, history) for others in (False, True)]
+    return torch.cat(parts).to(dtype)

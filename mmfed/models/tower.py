@@ -200,7 +200,7 @@ class TowerRecommender(Recommender):
                 return None
             read, columns = self.inputs(head, self.item_values(), present, history=history)
             own = columns[:, -1] if section.item_ids else columns.new_zeros(len(columns))
-            sides.append(LinearSide(head.design(read, columns), own))
+            sides.append(LinearSide(head.design([one for one in read if isinstance(one, Tensor)], columns), own))
         return LinearTables(sides[0], sides[1], section.bias_scale)
 
     def history_side(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:

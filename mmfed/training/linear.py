@@ -133,11 +133,21 @@ class LinearSums:
 
 def _softmax_derivative(scores: Tensor, batch: TrainingBatch) -> Tensor:
     """[users, states, items] derivative of the users' losses by ``scores``, which are overwritten."""
-    seen = batch.first_seen[:, None, :] < batch.histories.positions[:, :, None]
-    seen.scatter_(2, batch.targets[:, :, None], False)
-    delta = torch.softmax(scores.masked_fill_(seen, float("-inf")), dim=2)
-    delta.scatter_add_(2, batch.targets[:, :, None], delta.new_full((*batch.targets.shape, 1), -1.0))
+    targets, of_targets = batch.targets[:, :, None], scores.gather(2, batch.targets[:, :, None])
+    _hide_seen(scores, batch.histories)
+    scores.scatter_(2, targets, of_targets)  # the target itself may have been seen
+    delta = torch.softmax(scores, dim=2)
+    delta.scatter_add_(2, targets, torch.full_like(of_targets, -1.0))
     return delta.mul_(batch.weights[:, :, None])
+
+
+def _hide_seen(scores: Tensor, histories: HistoryBatch) -> None:
+    """Sets the scores of what the user had before each position to −∞: few cells, found from the events."""
+    _, states, items = scores.shape
+    before = torch.arange(histories.items.shape[1]) < histories.positions[:, :, None]
+    hidden = (before | (histories.others[:, :, None] > 0)) & (histories.known[:, None, :] > 0)
+    user, state, event = hidden.nonzero(as_tuple=True)
+    scores.view(-1).index_fill_(0, (user * states + state) * items + histories.items[user, event], float("-inf"))
 
 
 class _States(torch.nn.Module):

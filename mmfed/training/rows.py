@@ -107,7 +107,7 @@ def distinct(items: IntArray, item_count: int) -> tuple[IntArray, IntArray]:
     return cells[starts[:, None] + within] % item_count, inverse.reshape(items.shape) - starts[:, None]
 
 
-Deposit = Callable[[Parameters, Tensor, float], None]
+Deposit = Callable[[Parameters, Tensor, float], object]
 
 
 class RowTraining:
@@ -226,7 +226,6 @@ class RowTraining:
             return ()
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         return tuple(name for name, gradient in zip(leaves, found, strict=True) if gradient is not None)
-
 
     def _first_item(self, stage: str, parameters: Mapping[str, Tensor]) -> Any:
         """A side of the tables for one item."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import histories_from, tiny_config, tiny_features, tiny_model, work_of
 
+from mmfed.training import rows
 from mmfed.training.batch import local_steps, training_batch
-from mmfed.training.rows import RowGradients, distinct, touched_rows
+from mmfed.training.rows import RowTraining, distinct, touched_rows
 
 
 def batches_of(histories, config, model):
@@ -30,8 +31,8 @@ def batches_of(histories, config, model):
 
 
 @given(st.integers(1, 6).flatmap(lambda n: st.lists(st.lists(st.integers(0, 8), min_size=n, max_size=n), min_size=1)))
-def test_distinct_items_of_every_row(rows):
-    items = np.array(rows, dtype=np.int64)
+def test_distinct_items_of_every_row(lists):
+    items = np.array(lists, dtype=np.int64)
     found, places = distinct(items, 9)
     assert np.array_equal(np.take_along_axis(found, places, axis=1), items)
     for row, own, used in zip(items, found, places, strict=True):
@@ -39,23 +40,28 @@ def test_distinct_items_of_every_row(rows):
         assert used.max() < len(set(row.tolist())), "padding is read by nobody"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lists=st.lists(st.lists(st.integers(0, 29), max_size=9), min_size=1, max_size=4),
     objective=st.sampled_from(["bce", "bpr", "sampled-softmax", "mse"]),
     amount=st.sampled_from(["training.steps=2", "training.epochs=2"]),
 )
-def test_renumbered_batches_name_the_same_items(lists, objective, amount):
+def test_renumbered_batches_name_the_same_items(monkeypatch, lists, objective, amount):
     config = tiny_config(f"training.objective={objective}", amount, "training.positions=3", "training.negatives=4")
     model = tiny_model(config, tiny_features(30))
     batches = batches_of(histories_from(lists), config, model)
-    touched = touched_rows(batches, 30)
-    for batch, places in zip(batches, touched.steps, strict=True):
-        assert torch.equal(touched.items.gather(1, places.events), batch.histories.items)
-        scored = touched.items.gather(1, places.targets)
-        assert torch.equal(scored.gather(1, places.batch.targets), batch.targets)
-        flat = places.batch.negatives.flatten(1)
-        assert torch.equal(scored.gather(1, flat).view_as(batch.negatives), batch.negatives)
+    for share in (0.0, 2.0):  # every scored item once, and every candidate where it stands
+        monkeypatch.setattr(rows, "MANY", share)
+        touched = touched_rows(batches, 30, history=True)
+        for batch, places in zip(batches, touched.steps, strict=True):
+            assert torch.equal(touched.items.gather(1, places.events), batch.histories.items)
+            read = torch.cat([batch.targets[:, :, None], batch.negatives], dim=2)
+            scored = touched.items.gather(1, places.targets.flatten(1)).view(places.targets.shape)
+            if share:
+                assert torch.equal(scored, read)
+                continue
+            renumbered = torch.cat([places.batch.targets[:, :, None], places.batch.negatives], dim=2)
+            assert torch.equal(scored.gather(1, renumbered.flatten(1)).view(read.shape), read)
 
 
 def test_an_epoch_visits_every_event_once():
@@ -81,13 +87,9 @@ def test_gradients_do_not_grow_with_the_catalogue():
         config = tiny_config("model.name=dfmf", "training.objective=bce", "privacy.clip_norm=1.0")
         model = tiny_model(config, tiny_features(items))
         (batch,) = batches_of(histories_from([[1, 2, 3], [4, 5]]), config, model)
-        touched = touched_rows([batch], items)
-        parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
-        gradients = RowGradients(model, config.training)
-        rows = {name: parameters.pop(name) for name in gradients.row_names}
-        _, of_rows, _ = gradients(
-            parameters, rows, torch.zeros(2, 0).double(), touched.steps[0], touched.items, model.present(None)
-        )
+        touched = touched_rows([batch], items, history=True)
+        training = RowTraining(model, config.training, [model.present(None)])
+        _, of_rows, _ = training.changes(touched, torch.zeros(2, 0).double(), torch.ones(2))
         sizes[items] = max(value.shape[1] for value in of_rows.values())
     assert sizes[4000] <= 3 + 3 * (1 + 64), "history, targets and negatives of one user"
     assert sizes[40] <= 40
