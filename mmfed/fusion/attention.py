@@ -62,14 +62,17 @@ class AttentionFusion(FusionHead):
         return torch.cat([above, shifted], dim=-1)
 
     def score(self, queries: Tensor, table: Tensor) -> Tensor:
-        cut = (len(self.modalities) + 1) * self.dimensions
-        above, below = queries[..., :cut] @ table[..., :cut].mT, queries[..., cut:] @ table[..., cut:].mT
-        return above / below.clamp_min(1e-30)
+        (above, below), (weighted, weights) = self._parted(queries), self._parted(table)
+        return (above @ weighted.mT) / (below @ weights.mT).clamp_min(1e-30)
 
     def score_rows(self, queries: Tensor, rows: Tensor) -> Tensor:
-        cut = (len(self.modalities) + 1) * self.dimensions
-        product = queries[..., None, :] * rows
-        return product[..., :cut].sum(-1) / product[..., cut:].sum(-1).clamp_min(1e-30)
+        above, below = self._parted(queries[..., None, :] * rows)
+        return above.sum(-1) / below.sum(-1).clamp_min(1e-30)
+
+    def _parted(self, joined: Tensor) -> tuple[Tensor, ...]:
+        """Vectors, and what they are divided by; one split has a cheaper derivative than two slices."""
+        count = len(self.modalities) + 1
+        return joined.split([count * self.dimensions, count], dim=-1)
 
     def _attended(self, values: Sequence[Values], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[..., items, modalities, d] projections, [..., items, modalities] weights, [..., items, 1] counts."""

@@ -55,7 +55,9 @@ class ConcatenationNetwork(TowerRecommender):
     def _scored(self, hidden: Tensor) -> Tensor:
         """[..., states, items] from the hidden layer [..., states, items, 4d] before its non-linearity."""
         active = torch.relu(hidden)
-        return active @ self.out if self.out.dim() == 1 else (active @ self.out[:, None, :, None]).squeeze(-1)
+        if self.out.dim() == 1:
+            return active @ self.out
+        return (active.flatten(1, -2) @ self.out[:, :, None]).view(active.shape[:-1])
 
     def _standard(self, vectors: Tensor) -> Tensor:
         return functional.layer_norm(vectors, (self.dimensions,), eps=1e-6)

@@ -28,6 +28,7 @@ from mmfed.models.base import ItemTables, LinearTables, Recommender
 from mmfed.training.batch import Batches, Histories, TrainingBatch, local_steps, modality_mask, objective_of
 from mmfed.training.linear import LinearSums, parameter_totals
 from mmfed.training.objective import user_losses
+from mmfed.training.one_step import OneStep
 from mmfed.training.rows import RowTraining, touched_rows
 from mmfed.training.update import CohortUpdate, LocalWork
 from mmfed.training.whole import SequenceGradients, several_steps
@@ -35,6 +36,7 @@ from mmfed.types import IntArray
 
 SUMMED_CHUNK = 32
 LINEAR_CHUNK = 16
+ONE_STEP_CHUNK, ONE_STEP_BYTES = 16, 6e6
 WHOLE_CHUNK = 16
 WHOLE_STEPS_CHUNK = 8
 ROWS_CHUNK, ROWS_BYTES = 64, 12e6  # most users at a time, and about what stays near the processor
@@ -65,6 +67,8 @@ def train_cohort(model: Recommender, histories: Histories, user_vectors: Tensor,
         linear = model.linear_tables(model.present(_mask(model, work, 0)))
         if linear is not None:
             return _linear(model, linear, histories, user_vectors, work, clip_norm)
+    if single and clip_norm is not None and model.rowwise and model.batched and _reads_most(model, work):
+        return _one_step(model, histories, user_vectors, work, clip_norm)
     if model.rowwise and model.batched:
         return _by_rows(model, parameters, histories, user_vectors, work, steps)
     return _whole(model, parameters, histories, user_vectors, work, steps)
@@ -178,6 +182,30 @@ def _by_rows(
                 scaled = value * factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
                 total[name].index_add_(0, touched.items.flatten(), scaled.flatten(0, 1).double())
     return CohortUpdate(total, len(histories), vectors)
+
+
+def _reads_most(model: Recommender, work: LocalWork) -> bool:
+    """Whether a step scores about as many candidates as there are items, and no parameter is in both sides."""
+    objective = objective_of(model, work.training)
+    if objective == "mse":
+        return False
+    candidates = work.training.positions * (1 + work.training.negatives)
+    return objective == "softmax" or candidates >= model.item_count / 2
+
+
+def _one_step(
+    model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork, clip_norm: float
+) -> CohortUpdate:
+    """One clipped step through whole item tables."""
+    training, vectors = work.training, user_vectors.clone()
+    sums = OneStep(model, training, model.present(_mask(model, work, 0)), clip_norm=clip_norm)
+    size = min(max(ONE_STEP_BYTES / sums.bytes_of_a_user, 2), ONE_STEP_CHUNK)
+    for index in _chunks(histories, int(size)):
+        of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work))
+        vectors[index] -= training.private_learning_rate * of_own
+    rate = training.learning_rate
+    total = {name: value * -rate for name, value in sums.total().items()}
+    return CohortUpdate({name: total[name] for name in model.shared_parameters()}, len(histories), vectors)
 
 
 def _rows_chunk(model: Recommender, work: LocalWork) -> int:

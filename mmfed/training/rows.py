@@ -120,17 +120,18 @@ class RowTraining:
     """
 
     def __init__(self, model: Recommender, training: TrainingSection, present: Sequence[Tensor]) -> None:
-        self._model, self._training, self._present = model, training, present
-        self._stages = _Stages(model, training)
+        self._model, self._training, self.present = model, training, present
+        self.stages = _Stages(model, training)
         parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
-        self._rows = {name: parameters[name] for name in model.row_parameters()}
-        self._shared = {name: value for name, value in parameters.items() if name not in self._rows}
-        self._known = {
-            (one.side, one.modality): _KnownProjection(one, model.features.frozen[one.modality], self._shared)
+        self.frozen = model.features.frozen
+        self.rows = {name: parameters[name] for name in model.row_parameters()}
+        self.shared = {name: value for name, value in parameters.items() if name not in self.rows}
+        self.known = {
+            (one.side, one.modality): KnownProjection(one, self.frozen[one.modality], self.shared)
             for one in model.projections()
         }
         self._read_rows = {stage: self._rows_of(stage) for stage in ("history", "target")}
-        self.reads_history = self._first_item("history", self._shared | self._rows).shape[1] > 0
+        self.reads_history = self._first_item("history", self.shared | self.rows).shape[1] > 0
 
     def changes(self, touched: TouchedRows, own: Tensor, last: Tensor) -> tuple[Parameters, Parameters, Tensor]:
         """How the parameters of each user change.
@@ -146,8 +147,8 @@ class RowTraining:
         """
         count = len(own)
         height = self._model.item_count if touched.items is None else touched.items.shape[1]
-        change = {name: value.new_zeros(count, *value.shape) for name, value in self._shared.items()}
-        of_rows = {name: value.new_zeros(count, height, *value.shape[1:]) for name, value in self._rows.items()}
+        change = {name: value.new_zeros(count, *value.shape) for name, value in self.shared.items()}
+        of_rows = {name: value.new_zeros(count, height, *value.shape[1:]) for name, value in self.rows.items()}
         everything, training = change | of_rows, self._training
         optimiser = LocalOptimiser(training, everything)
         for step, places in enumerate(touched.steps):
@@ -175,38 +176,21 @@ class RowTraining:
         Args:
             moved: the changes so far; empty in the first step.
         """
-        traced = _Traced(moved, len(own))
-        batch, present = places.batch, self._present[step]
+        traced = Traced(moved, len(own))
+        batch, present = places.batch, self.present[step]
         events = places.events if items is None else items.gather(1, places.events)
         targets, rows = None, places.targets
         if rows is not None and items is not None:
             rows = rows.flatten(1)
             targets = items.gather(1, rows)
-        # Own content passes the projections too: they are traced as a whole then.
-        known = {key: one for key, one in self._known.items() if not (batch.histories.own and key[0] == "history")}
-        passed = {one.name for one in known.values()}
-        shared = {name: traced.shared(name, value) for name, value in self._shared.items() if name not in passed}
-
-        def side(stage: str, chosen: Tensor | None, rows: Tensor | None) -> Any:
-            of_rows = {name: traced.rows(name, self._rows[name], chosen, rows) for name in self._read_rows[stage]}
-            values: dict[str, Values] = {}
-            for modality, frozen in self._model.features.frozen.items():
-                projection = known.get((stage, modality))
-                if projection is not None:
-                    values[modality] = KnownProduct(traced.product(projection, chosen))
-                else:
-                    values[modality] = frozen if chosen is None else functional.embedding(chosen, frozen)
-            there = present if chosen is None else functional.embedding(chosen, present)
-            return self._stages.run(shared | of_rows, stage, values, there)
-
-        history = side("history", events, places.events)
-        target, bias = side("target", targets, rows)
+        shared = self.traced_shared(traced, batch)
+        history = self.side(traced, shared, "history", present, events, places.events)
+        target, bias = self.side(traced, shared, "target", present, targets, rows)
         if places.targets is not None and places.targets.dim() == 3:
             target, bias = target.view(*places.targets.shape, -1), bias.view(places.targets.shape)
-        tables = ItemTables(history, target, bias)
         vectors = own.detach().requires_grad_()
         batch = batch._replace(histories=batch.histories._replace(user_vectors=vectors))
-        loss = self._stages.run(shared, "losses", tables, history, batch).sum()
+        loss = self.stages.run(shared, "losses", ItemTables(history, target, bias), history, batch).sum()
         leaves = [*traced.leaves, vectors]
         found = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else [None] * len(leaves)
         *gradients, of_own = found
@@ -217,10 +201,42 @@ class RowTraining:
         ]
         return deposited, torch.zeros_like(own) if of_own is None else of_own
 
+    def traced_shared(self, traced: Traced, batch: TrainingBatch) -> Parameters:
+        """The parameters that are neither rows nor known projections.
+
+        Own content passes the history's projections too: they are traced as a whole then.
+        """
+        self._usable = {
+            key: one for key, one in self.known.items() if not (batch.histories.own and key[0] == "history")
+        }
+        passed = {one.name for one in self._usable.values()}
+        return {name: traced.shared(name, value) for name, value in self.shared.items() if name not in passed}
+
+    def side(
+        self,
+        traced: Traced,
+        shared: Parameters,
+        stage: str,
+        present: Tensor,
+        items: Tensor | None,
+        rows: Tensor | None,
+    ) -> Any:
+        """A side of the tables for ``items`` [users, n], which lie at ``rows`` of the touched ones; None: for all."""
+        of_rows = {name: traced.rows(name, self.rows[name], items, rows) for name in self._read_rows[stage]}
+        values: dict[str, Values] = {}
+        for modality, frozen in self.frozen.items():
+            projection = self._usable.get((stage, modality))
+            if projection is not None:
+                values[modality] = KnownProduct(traced.product(projection, items))
+            else:
+                values[modality] = frozen if items is None else functional.embedding(items, frozen)
+        there = present if items is None else functional.embedding(items, present)
+        return self.stages.run(shared | of_rows, stage, values, there)
+
     def _rows_of(self, stage: str) -> tuple[str, ...]:
         """The row parameters that a stage reads."""
-        leaves = {name: value[:1].clone().requires_grad_() for name, value in self._rows.items()}
-        out = self._first_item(stage, self._shared | leaves)
+        leaves = {name: value[:1].clone().requires_grad_() for name, value in self.rows.items()}
+        out = self._first_item(stage, self.shared | leaves)
         total = sum((value.sum() for value in (out if isinstance(out, tuple) else (out,))), torch.zeros(()))
         if not leaves or not total.requires_grad:
             return ()
@@ -229,12 +245,12 @@ class RowTraining:
 
     def _first_item(self, stage: str, parameters: Mapping[str, Tensor]) -> Any:
         """A side of the tables for one item."""
-        rows = {name: value[:1] for name, value in parameters.items() if name in self._rows}
-        first = {name: value[:1] for name, value in self._model.features.frozen.items()}
-        return self._stages.run({**parameters, **rows}, stage, first, self._model.present(None)[:1])
+        rows = {name: value[:1] for name, value in parameters.items() if name in self.rows}
+        first = {name: value[:1] for name, value in self.frozen.items()}
+        return self.stages.run({**parameters, **rows}, stage, first, self._model.present(None)[:1])
 
 
-class _KnownProjection:
+class KnownProjection:
     """A projection of frozen features, and its product with those of all items."""
 
     def __init__(self, projection: Projection, values: Tensor, parameters: Mapping[str, Tensor]) -> None:
@@ -242,7 +258,7 @@ class _KnownProjection:
         self.product = (values @ parameters[self.name]) * self.scale
 
 
-class _Traced:
+class Traced:
     """The tensors that a step is differentiated by, and where their gradients belong.
 
     Args:
@@ -252,13 +268,14 @@ class _Traced:
 
     def __init__(self, moved: Parameters, users: int) -> None:
         self._moved, self._users = moved, users
+        self.names: list[str] = []
         self.leaves: list[Tensor] = []
         self.deposits: list[Deposit] = []
 
     def shared(self, name: str, value: Tensor) -> Tensor:
         """[users, *shape] a parameter of every user."""
         now = value.expand(self._users, *value.shape) if name not in self._moved else value + self._moved[name]
-        return self._trace(now, lambda into, gradient, factor: into[name].add_(gradient, alpha=factor))
+        return self._trace(name, now, lambda into, gradient, factor: into[name].add_(gradient, alpha=factor))
 
     def rows(self, name: str, table: Tensor, items: Tensor | None, rows: Tensor | None) -> Tensor:
         """[users, n, *shape] the rows of ``items`` [users, n], which lie at ``rows`` of the users' touched ones."""
@@ -276,9 +293,9 @@ class _Traced:
 
         if change is not None:
             now += change.flatten(0, 1).index_select(0, flat(change.shape[1])).view_as(now)
-        return self._trace(now, deposit)
+        return self._trace(name, now, deposit)
 
-    def product(self, projection: _KnownProjection, items: Tensor | None) -> Tensor:
+    def product(self, projection: KnownProjection, items: Tensor | None) -> Tensor:
         """[users, n, d] the projected features of ``items`` [users, n], or of all."""
         if items is None:
             values = projection.values.expand(self._users, *projection.values.shape)
@@ -293,10 +310,11 @@ class _Traced:
         def deposit(into: Parameters, gradient: Tensor, factor: float) -> None:
             into[name].baddbmm_(values.mT, gradient, alpha=factor * scale)
 
-        return self._trace(now, deposit)
+        return self._trace(name, now, deposit)
 
-    def _trace(self, now: Tensor, deposit: Deposit) -> Tensor:
+    def _trace(self, name: str, now: Tensor, deposit: Deposit) -> Tensor:
         leaf = now.detach().requires_grad_()
+        self.names.append(name)
         self.leaves.append(leaf)
         self.deposits.append(deposit)
         return leaf

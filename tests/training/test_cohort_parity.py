@@ -191,7 +191,7 @@ def test_few_modalities(fusion, modalities, steps):
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 @pytest.mark.parametrize(("steps", "mode"), [(1, "none"), (1, "user-central"), (2, "user-central")])
 def test_chunks_do_not_matter(monkeypatch, size, steps, mode):
-    for name in ("SUMMED_CHUNK", "LINEAR_CHUNK", "WHOLE_CHUNK", "WHOLE_STEPS_CHUNK", "ROWS_CHUNK"):
+    for name in ("SUMMED_CHUNK", "LINEAR_CHUNK", "ONE_STEP_CHUNK", "WHOLE_CHUNK", "WHOLE_STEPS_CHUNK", "ROWS_CHUNK"):
         monkeypatch.setattr(cohort, name, size)
     config = configured(**{"training.steps": steps, "privacy.mode": mode, "model.private_user_vector": True})
     assert_parity(config, random_histories(LENGTHS))

@@ -78,7 +78,7 @@ def test_every_fusion_head_with_dropout(fusion, steps, mode):
 @pytest.mark.parametrize(("steps", "mode"), PATHS)
 def test_chunks_do_not_matter(monkeypatch, size, steps, mode):
     """Also where a whole chunk of people has none, the first one above all."""
-    for name in ("SUMMED_CHUNK", "LINEAR_CHUNK", "WHOLE_CHUNK", "WHOLE_STEPS_CHUNK", "ROWS_CHUNK"):
+    for name in ("SUMMED_CHUNK", "LINEAR_CHUNK", "ONE_STEP_CHUNK", "WHOLE_CHUNK", "WHOLE_STEPS_CHUNK", "ROWS_CHUNK"):
         monkeypatch.setattr(cohort, name, size)
     config = configured(**{"training.steps": steps, "privacy.mode": mode, "model.private_user_vector": True})
     model = tiny_model(config)
