@@ -330,6 +330,12 @@ class PrivacySection(_Section):
     clip_norm: float = Field(
         default=0.15, gt=0, description="bound on the L2 norm of one user's (record mode: one window's) update"
     )
+    task_clip_norm: float | None = Field(
+        default=None,
+        gt=0,
+        description="user-central, models with several tasks on the device: bound on each task's part of a local step, "
+        "so that none crowds out the others; the joint bound stays clip_norm",
+    )
     window: int = Field(default=10, ge=1, description="record mode: most interactions in one window")
     window_days: float = Field(default=7.0, gt=0, description="record mode: calendar span of a window")
     record_batch: int = Field(default=4, ge=1, description="record mode: public divisor of a device's summed gradients")
@@ -344,6 +350,8 @@ class PrivacySection(_Section):
     def _one_of_two(self) -> PrivacySection:
         if self.mode != "none" and self.epsilon is None and self.noise_multiplier is None:
             raise ValueError("set privacy.epsilon or privacy.noise_multiplier")
+        if self.task_clip_norm is not None and self.mode != "user-central":
+            raise ValueError("task_clip_norm belongs to user-central: set mode = 'user-central', or leave it out")
         return self
 
 

@@ -254,9 +254,11 @@ class Recommender(nn.Module, ABC):
         batched: written for users with parameters of their own: where a parameter has one more axis in front, of users,
             so have the tables, states and scores. Training many users is then much faster. It takes ``[..., n, :]`` in
             place of ``[n]`` where a parameter is indexed, and ``[..., None, :]`` where one row meets many items.
+        acts: whether it tells what a person does with an item (``action_logits``), a second task on the device.
         ratings: whether it predicts ratings instead of ranking.
     """
 
+    acts: ClassVar[bool] = False
     default_objective: ClassVar[str] = "softmax"
     batched: ClassVar[bool] = False
 

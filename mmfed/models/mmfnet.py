@@ -24,6 +24,7 @@ class AttentionFusionNetwork(TowerRecommender):
     own_fusion = "attention"
     output = "relu"
     batched = True
+    acts = True
 
     def build(self, generator: torch.Generator) -> None:
         del generator

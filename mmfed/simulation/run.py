@@ -40,6 +40,8 @@ from mmfed.simulation.centralised import run_centralised
 from mmfed.simulation.inprocess import run_inprocess
 from mmfed.simulation.run_folders import no_false_start, only_writer
 from mmfed.simulation.scorer import run_model
+from mmfed.training.objective import check_tasks
+from mmfed.training.update import LocalWork
 
 SHOWN_USERS, SHOWN_HISTORY, SHOWN_LIST = 5, 6, 10
 
@@ -86,6 +88,7 @@ def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = 
         workspace = load_workspace(config, progress=None if watcher is None else watcher.features)
         partition_users(workspace.shop.interactions.user_count, config.federation.nodes, 0)
         _check_targets(workspace)
+        _check_tasks(workspace)
         _check_content(workspace)
         if not run.config.exists():
             write_json(run.environment, environment())
@@ -373,6 +376,13 @@ def _check_targets(workspace: Workspace) -> None:
             f"{workspace.shop.name}: the split leaves no interaction to test on.",
             "give users longer histories, or lower data.split.minimum_history.",
         )
+
+
+def _check_tasks(workspace: Workspace) -> None:
+    """Refuse a bound on tasks that the model has not."""
+    config = workspace.config
+    work = LocalWork(training=config.training, privacy=config.privacy, seed=config.run.seed, round_number=1)
+    check_tasks(workspace.new_model(), work)
 
 
 def _privacy_label(config: Config) -> str:

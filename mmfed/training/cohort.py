@@ -2,6 +2,7 @@
 
 Paths, chosen by what is asked:
 
+- a bound on each task: gradients per task and user, on touched rows;
 - one step, no clipping: the sum of the users' losses is differentiated once (a sum of gradients is the gradient of
   the sum);
 - one clipped step of towers that are linear in their parameters, under the full softmax: norms from Gram matrices
@@ -27,9 +28,9 @@ from torch.nn import functional
 from mmfed.models.base import ItemTables, LinearTables, Recommender
 from mmfed.training.batch import Batches, Histories, TrainingBatch, local_steps, modality_mask, objective_of
 from mmfed.training.linear import LinearSums, parameter_totals
-from mmfed.training.objective import user_losses
+from mmfed.training.objective import check_tasks, user_losses
 from mmfed.training.one_step import OneStep
-from mmfed.training.rows import RowTraining, touched_rows
+from mmfed.training.rows import RowTraining, clip_factors, touched_rows
 from mmfed.training.update import CohortUpdate, LocalWork
 from mmfed.training.whole import SequenceGradients, several_steps
 from mmfed.types import IntArray
@@ -60,7 +61,10 @@ def train_cohort(model: Recommender, histories: Histories, user_vectors: Tensor,
         return CohortUpdate(_zeros(parameters), 0, user_vectors.clone())
     training = work.training
     steps = local_steps(histories, training)
+    check_tasks(model, work)
     single, clip_norm = int(steps.max()) == 1 and training.optimiser != "adam", work.clip_norm
+    if work.task_clip_norm is not None:
+        return _by_rows(model, parameters, histories, user_vectors, work, steps)
     if single and clip_norm is None:
         return _summed(model, histories, user_vectors, work)
     if single and clip_norm is not None and histories.own is None and objective_of(model, training) == "softmax":
@@ -165,14 +169,14 @@ def _by_rows(
     """Any number of steps on touched rows, each user's change clipped as a whole."""
     total, vectors = _zeros(parameters), user_vectors.clone()
     present = [model.present(_mask(model, work, step)) for step in range(int(steps.max()))]
-    training = RowTraining(model, work.training, present)
+    training = RowTraining(model, work.training, present, task_clip_norm=work.task_clip_norm)
     for index in _chunks(histories, _rows_chunk(model, work), steps):
         chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
         batches = _batches(model, chosen, own.dtype, work)
         taken = [batches.at(step, own) for step in range(int(last.max()))]
         touched = touched_rows(taken, model.item_count, history=training.reads_history)
         change, of_rows, vectors[index] = training.changes(touched, own, last)
-        factors = _clip_factors(change | of_rows, work.clip_norm)
+        factors = _factors(change | of_rows, work.clip_norm)
         for name, value in change.items():
             total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
         for name, value in of_rows.items():
@@ -242,16 +246,15 @@ def _whole(
             shared, private = gradients(_batch(model, chosen, own, work))
             change = {name: value * -training.learning_rate for name, value in shared.items()}
             own = own - training.private_learning_rate * private
-        factors = _clip_factors(change, work.clip_norm)
+        factors = _factors(change, work.clip_norm)
         for name, value in change.items():
             total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
         vectors[index] = own
     return CohortUpdate(total, len(histories), vectors)
 
 
-def _clip_factors(change: Parameters, clip_norm: float | None) -> Tensor:
-    """[users] float64, at most 1, so that each user's scaled change has norm ≤ ``clip_norm``; 1 for a zero change."""
-    squares = sum((value.flatten(1).square().sum(1, dtype=torch.float64) for value in change.values()), torch.zeros(()))
+def _factors(change: Parameters, clip_norm: float | None) -> Tensor:
+    """[users] what each user's change is multiplied by."""
     if clip_norm is None:
-        return torch.ones_like(squares)
-    return (clip_norm / squares.sqrt().clamp_min(1e-300)).clamp_max(1.0)
+        return torch.ones(len(next(iter(change.values()))), dtype=torch.float64)
+    return clip_factors(change, clip_norm)

@@ -7,14 +7,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmfed.config import TrainingSection
+from mmfed.errors import ExitCode, MmfedError
 from mmfed.models.base import ItemTables, Recommender
 from mmfed.training.batch import TrainingBatch, objective_of
+from mmfed.training.update import LocalWork
 
 
 def user_losses(
     model: Recommender, section: TrainingSection, tables: ItemTables, vectors: Tensor, batch: TrainingBatch
 ) -> Tensor:
-    """The loss of each user: the mean over the user's positions.
+    """The loss of each user, all tasks together; see ``task_losses``."""
+    return sum(task_losses(model, section, tables, vectors, batch).values(), batch.weights.new_zeros(()))
+
+
+def task_losses(
+    model: Recommender, section: TrainingSection, tables: ItemTables, vectors: Tensor, batch: TrainingBatch
+) -> dict[str, Tensor]:
+    """The loss of each user by task of the device: the mean over the user's positions.
 
     Negatives are items the user had not touched before the position; later items of the user, and the held-out ones of
     evaluation, are negatives like any other (no knowledge of the future).
@@ -24,16 +33,38 @@ def user_losses(
         vectors: [users, events, d] history vectors of the batch's events.
 
     Returns:
-        [users]; 0 for a user without a position.
+        [users] by name, "preference" first; 0 for a user without a position.
     """
     states = model.user_states(vectors, batch.histories)
-    losses = _losses(model, section, tables, states, batch)
+    losses = {"preference": _losses(model, section, tables, states, batch)}
     if section.action_weight:
         logits = model.action_logits(states, tables, batch.targets)
         if logits is not None:
             logged = torch.log_softmax(logits, dim=-1).gather(2, batch.actions.clamp_min(0)[:, :, None]).squeeze(2)
-            losses = losses - section.action_weight * logged * (batch.actions >= 0)
-    return (losses * batch.weights).sum(1)
+            losses["action"] = -section.action_weight * logged * (batch.actions >= 0)
+    return {name: (loss * batch.weights).sum(1) for name, loss in losses.items()}
+
+
+def check_tasks(model: Recommender, work: LocalWork) -> None:
+    """Refuse clipping by task for a model that has one task.
+
+    Raises:
+        MmfedError: says what has several.
+    """
+    if work.task_clip_norm is None:
+        return
+    if not (model.rowwise and model.batched):
+        raise MmfedError(
+            ExitCode.CONFIG,
+            "privacy.task_clip_norm: no bound by task where items depend on each other or encoders are trained.",
+            "leave it out, or take mmfnet with encoders.*.training = 'frozen'.",
+        )
+    if not (model.acts and work.training.action_weight):
+        raise MmfedError(
+            ExitCode.CONFIG,
+            "privacy.task_clip_norm: this model has one task on the device, which clip_norm bounds already.",
+            "leave it out, or set model.name = 'mmfnet' and training.action_weight above 0.",
+        )
 
 
 def _losses(

@@ -2,8 +2,8 @@
 
 The tables are computed once for all users. A user's gradient by the target table is pulled back through the towers one
 user at a time, which stays near the processor, to get its norm; then the clipped sum is taken at the table and pulled
-back once: no gradient per user and parameter is kept (Lee & Kifer 2021, "Scaling up Differentially Private Deep Learning
-with Fast Per-Example Gradient Clipping").
+back once: no gradient per user and parameter is kept (Lee & Kifer 2021, "Scaling up Differentially Private Deep
+Learning with Fast Per-Example Gradient Clipping").
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class OneStep(RowTraining):
         target, bias = target.detach().requires_grad_(), bias.detach().requires_grad_()
         own = batch.histories.user_vectors.detach().requires_grad_()
         batch = batch._replace(histories=batch.histories._replace(user_vectors=own))
-        loss = self.stages.run(shared, "losses", ItemTables(history, target, bias), history, batch).sum()
+        losses = self.stages.run(shared, "losses", ItemTables(history, target, bias), history, batch)
+        loss = sum(losses.values(), torch.zeros(())).sum()
         leaves = [target, bias, own, *traced.leaves]
         of_target, of_bias, of_own, *gradients = torch.autograd.grad(
             loss, leaves, allow_unused=True, materialize_grads=False

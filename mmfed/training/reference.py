@@ -6,12 +6,12 @@ import copy
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmfed.models.base import Recommender
 from mmfed.training.batch import Histories, local_steps, modality_mask, training_batch
 from mmfed.training.local_optimiser import torch_optimiser
-from mmfed.training.objective import user_losses
+from mmfed.training.objective import check_tasks, task_losses
 from mmfed.training.update import CohortUpdate, LocalWork
 
 
@@ -28,6 +28,7 @@ def train_user(
     Returns:
         The change by parameter name (float64), and the new private vector [p].
     """
+    check_tasks(model, work)
     local = copy.deepcopy(model)
     shared = local.shared_parameters()
     vector = user_vector.clone().requires_grad_()
@@ -52,9 +53,12 @@ def train_user(
         batch = batch._replace(histories=batch.histories._replace(user_vectors=vector[None]))
         mask = modality_mask(model, work.training, seed=work.seed, round_number=work.round_number, step=step)
         tables = local.item_tables(mask)
-        loss = user_losses(local, work.training, tables, tables.history[batch.histories.items], batch).sum()
+        losses = task_losses(local, work.training, tables, tables.history[batch.histories.items], batch)
         optimiser.zero_grad()
-        loss.backward()
+        if work.task_clip_norm is None:
+            sum(losses.values(), torch.zeros(())).sum().backward()
+        else:
+            _clip_each(losses, shared, vector, work.task_clip_norm / work.training.learning_rate)
         optimiser.step()
     before = model.shared_parameters()
     change = {name: parameter.detach().double() - before[name].detach().double() for name, parameter in shared.items()}
@@ -65,6 +69,20 @@ def train_user(
         factor = min(1.0, work.clip_norm / float(norm)) if float(norm) > 0 else 1.0
         change = {name: value * factor for name, value in change.items()}
     return change, vector.detach()
+
+
+def _clip_each(losses: dict[str, Tensor], shared: dict[str, nn.Parameter], vector: Tensor, bound: float) -> None:
+    """Gradients of the tasks summed, each task's scaled to a norm of at most ``bound`` (the private vector's not)."""
+    leaves = [*shared.values(), vector]
+    for loss in losses.values():
+        found = torch.autograd.grad(loss.sum(), leaves, retain_graph=True, allow_unused=True)
+        squares = [one.double().square().sum() for one in found[:-1] if one is not None]
+        norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        factor = min(1.0, bound / norm) if norm > 0 else 1.0
+        for leaf, gradient in zip(leaves, found, strict=True):
+            if gradient is not None:
+                part = gradient if leaf is vector else gradient * factor
+                leaf.grad = part if leaf.grad is None else leaf.grad + part
 
 
 def train_users(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork) -> CohortUpdate:

@@ -26,7 +26,7 @@ from mmfed.fusion.head import KnownProduct, Values
 from mmfed.models.base import ItemTables, Projection, Recommender
 from mmfed.training.batch import TrainingBatch
 from mmfed.training.local_optimiser import LocalOptimiser
-from mmfed.training.objective import user_losses
+from mmfed.training.objective import task_losses
 from mmfed.types import IntArray
 
 Parameters = dict[str, Tensor]
@@ -107,7 +107,14 @@ def distinct(items: IntArray, item_count: int) -> tuple[IntArray, IntArray]:
     return cells[starts[:, None] + within] % item_count, inverse.reshape(items.shape) - starts[:, None]
 
 
+def clip_factors(change: Parameters, clip_norm: float) -> Tensor:
+    """[users] float64, at most 1, so that each user's scaled change has norm ≤ ``clip_norm``; 1 for a zero change."""
+    squares = sum((value.flatten(1).square().sum(1, dtype=torch.float64) for value in change.values()), torch.zeros(()))
+    return (clip_norm / squares.sqrt().clamp_min(1e-300)).clamp_max(1.0)
+
+
 Deposit = Callable[[Parameters, Tensor, float], object]
+Deposits = list[tuple[Tensor, Deposit]]
 
 
 class RowTraining:
@@ -117,10 +124,19 @@ class RowTraining:
         model: ``rowwise`` and ``batched``.
         training: the objective and the local optimiser.
         present: of every local step, [items, modality_columns] what the towers may read.
+        task_clip_norm: bound on the norm of each task's part of a step, before the optimiser; None for no bound.
     """
 
-    def __init__(self, model: Recommender, training: TrainingSection, present: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        training: TrainingSection,
+        present: Sequence[Tensor],
+        *,
+        task_clip_norm: float | None = None,
+    ) -> None:
         self._model, self._training, self.present = model, training, present
+        self._task_bound = None if task_clip_norm is None else task_clip_norm / training.learning_rate
         self.stages = _Stages(model, training)
         parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
         self.frozen = model.features.frozen
@@ -153,25 +169,39 @@ class RowTraining:
         optimiser = LocalOptimiser(training, everything)
         for step, places in enumerate(touched.steps):
             moved = everything if step else {}
-            found, of_own = self._gradients(step, places, touched.items, moved, own)
-            if training.optimiser == "sgd":  # a user who has no target left has no gradient either
+            tasks, of_own = self._gradients(step, places, touched.items, moved, own)
+            if (
+                training.optimiser == "sgd" and self._task_bound is None
+            ):  # a user who has no target left has no gradient either
                 own = own - training.private_learning_rate * of_own
-                for gradient, deposit in found:
+                for gradient, deposit in tasks[0]:
                     deposit(everything, gradient, -training.learning_rate)
                 continue
-            gradients = {name: torch.zeros_like(value) for name, value in everything.items()}
-            for gradient, deposit in found:
-                deposit(gradients, gradient, 1.0)
+            gradients = self._summed(tasks, everything)
             moves, own_move = optimiser.step(gradients, of_own, last > step)
             own = own + own_move
             for name, move in moves.items():
                 everything[name].add_(move)
         return change, of_rows, own
 
+    def _summed(self, tasks: Sequence[Deposits], like: Parameters) -> Parameters:
+        """The gradients of all tasks together, each user's of each task bounded where that is asked for."""
+        total: Parameters = {}
+        for deposits in tasks:
+            gradients = {name: torch.zeros_like(value) for name, value in like.items()}
+            for gradient, deposit in deposits:
+                deposit(gradients, gradient, 1.0)
+            if self._task_bound is not None:
+                factors = clip_factors(gradients, self._task_bound)
+                for value in gradients.values():
+                    value.mul_(factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1)))
+            total = {name: total[name] + value for name, value in gradients.items()} if total else gradients
+        return total
+
     def _gradients(
         self, step: int, places: Places, items: Tensor | None, moved: Parameters, own: Tensor
-    ) -> tuple[list[tuple[Tensor, Deposit]], Tensor]:
-        """What to deposit where, and the gradients of the private vectors [users, p].
+    ) -> tuple[list[Deposits], Tensor]:
+        """What to deposit where, by task if tasks are bounded; and the gradients of the private vectors [users, p].
 
         Args:
             moved: the changes so far; empty in the first step.
@@ -190,16 +220,22 @@ class RowTraining:
             target, bias = target.view(*places.targets.shape, -1), bias.view(places.targets.shape)
         vectors = own.detach().requires_grad_()
         batch = batch._replace(histories=batch.histories._replace(user_vectors=vectors))
-        loss = self.stages.run(shared, "losses", ItemTables(history, target, bias), history, batch).sum()
-        leaves = [*traced.leaves, vectors]
-        found = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else [None] * len(leaves)
-        *gradients, of_own = found
-        deposited = [
-            (gradient, deposit)
-            for gradient, deposit in zip(gradients, traced.deposits, strict=True)
-            if gradient is not None
-        ]
-        return deposited, torch.zeros_like(own) if of_own is None else of_own
+        losses = self.stages.run(shared, "losses", ItemTables(history, target, bias), history, batch)
+        tasks, total = list(losses.values()), torch.zeros_like(own)
+        if self._task_bound is None:
+            tasks = [sum(tasks, torch.zeros(()))]
+        found = []
+        for loss in tasks:
+            if not loss.requires_grad:
+                found.append([])
+                continue
+            leaves = [*traced.leaves, vectors]
+            *gradients, of_own = torch.autograd.grad(loss.sum(), leaves, allow_unused=True, retain_graph=len(tasks) > 1)
+            pairs = zip(gradients, traced.deposits, strict=True)
+            found.append([(gradient, deposit) for gradient, deposit in pairs if gradient is not None])
+            if of_own is not None:
+                total = total + of_own
+        return found, total
 
     def traced_shared(self, traced: Traced, batch: TrainingBatch) -> Parameters:
         """The parameters that are neither rows nor known projections.
@@ -337,4 +373,4 @@ class _Stages(torch.nn.Module):
             return self.model.history_side(*arguments)
         if stage == "target":
             return self.model.target_side(*arguments)
-        return user_losses(self.model, self.training_section, *arguments)
+        return task_losses(self.model, self.training_section, *arguments)

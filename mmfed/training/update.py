@@ -30,6 +30,11 @@ class LocalWork:
         """Bound on the L2 norm of one user's whole update; None where users are not clipped."""
         return self.privacy.clip_norm if self.privacy.mode == "user-central" else None
 
+    @property
+    def task_clip_norm(self) -> float | None:
+        """Bound on the L2 norm of the learning rate times the gradient of one task in one step; None for no bound."""
+        return self.privacy.task_clip_norm if self.privacy.mode == "user-central" else None
+
 
 @dataclass(frozen=True, eq=False)
 class CohortUpdate:

@@ -22,6 +22,7 @@ def test_ppmtl_is_multi_task_at_user_level():
     assert config.model.name in ("mmfnet", "mtmf")
     assert config.training.action_weight > 0
     assert config.training.auxiliary_weight > 0
+    assert 0 < config.privacy.task_clip_norm <= config.privacy.clip_norm
     assert (config.privacy.mode, config.privacy.epsilon) == ("user-central", 8.0)
 
 

@@ -24,6 +24,7 @@ from tiny_models import (
     work_of,
 )
 
+from mmfed.errors import MmfedError
 from mmfed.fusion.registry import FUSION_HEADS
 from mmfed.models.registry import RECOMMENDERS
 from mmfed.training import cohort
@@ -289,3 +290,54 @@ def test_a_parameter_the_loss_never_reads_does_not_stop_a_clipped_round():
     config = configured(**{"model.name": "mmfnet", "training.action_weight": 0.0})
     update = assert_parity(config, random_histories(LENGTHS))
     assert not update.total["action_weight"].any()
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("objective", ["softmax", "bce"])
+@pytest.mark.parametrize("amount", [{"training.steps": 1}, {"training.epochs": 1}], ids=str)
+def test_every_task_is_bounded_before_the_whole_update_is(optimiser, objective, amount):
+    histories = with_actions(random_histories(LENGTHS))
+    chosen = {"model.name": "mmfnet", "training.action_weight": 5.0, "privacy.task_clip_norm": 0.05}
+    chosen |= {"training.optimiser": optimiser, "training.objective": objective, "model.private_user_vector": True}
+    assert_parity(configured(**chosen, **amount), histories)
+    assert_parity(configured(**chosen, **amount, **{"privacy.clip_norm": 1e3}), histories)
+
+
+def test_a_bound_on_tasks_keeps_the_strong_one_from_crowding_out_the_weak():
+    """One user, one step: the update is the sum of two parts, each no longer than its own bound."""
+    histories, bound = with_actions(random_histories((9,))), 1e-3
+    settings = {"model.name": "mmfnet", "training.action_weight": 50.0, "privacy.clip_norm": 1e3}
+    model = tiny_model(configured(**settings))
+
+    def update(**changed):
+        work = work_of(configured(**settings | changed))
+        return train_cohort(model, histories, torch.zeros(1, 0).double(), work).total
+
+    parts = update(**{"privacy.task_clip_norm": bound})
+    preference = update(**{"training.action_weight": 0.0})
+    action = {name: value - preference[name] for name, value in update().items()}
+    assert norm_of(preference) > bound and norm_of(action) > bound, "both are above it, or this shows nothing"
+    expected = {
+        name: preference[name] * (bound / norm_of(preference)) + action[name] * (bound / norm_of(action))
+        for name in parts
+    }
+    assert relative_error(parts, expected) < 1e-9
+
+
+def test_a_bound_on_tasks_needs_several():
+    for chosen in (
+        {"model.name": "mf"},
+        {"model.name": "mmfnet", "training.action_weight": 0.0},
+        {"model.name": "gcn"},
+    ):
+        config = configured(**chosen, **{"privacy.task_clip_norm": 0.1})
+        for train in (train_cohort, train_users):
+            with pytest.raises(MmfedError, match="task_clip_norm"):
+                train(tiny_model(config), random_histories((3,)), torch.zeros(1, 0).double(), work_of(config))
+    with pytest.raises(MmfedError, match="user-central"):
+        configured(**{"privacy.mode": "none", "privacy.task_clip_norm": 0.1})
+
+
+def with_actions(histories):
+    actions = np.arange(len(histories.items)) % 3
+    return type(histories)(histories.keys, histories.indptr, histories.items, histories.values, actions)
