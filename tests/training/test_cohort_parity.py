@@ -316,7 +316,7 @@ def test_a_bound_on_tasks_keeps_the_strong_one_from_crowding_out_the_weak():
     parts = update(**{"privacy.task_clip_norm": bound})
     preference = update(**{"training.action_weight": 0.0})
     action = {name: value - preference[name] for name, value in update().items()}
-    assert norm_of(preference) > bound and norm_of(action) > bound, "both are above it, or this shows nothing"
+    assert min(norm_of(preference), norm_of(action)) > bound, "both are above it, or this shows nothing"
     expected = {
         name: preference[name] * (bound / norm_of(preference)) + action[name] * (bound / norm_of(action))
         for name in parts
