@@ -102,11 +102,12 @@ def _batches(model: Recommender, histories: Histories, dtype: torch.dtype, work:
 
 
 def _batch(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork) -> TrainingBatch:
-    return _batches(model, histories, user_vectors.dtype, work).at(0, user_vectors)
+    return _batches(model, histories, user_vectors.dtype, work).at(work.first_step, user_vectors)
 
 
 def _mask(model: Recommender, work: LocalWork, step: int) -> Tensor | None:
-    return modality_mask(model, work.training, seed=work.seed, round_number=work.round_number, step=step)
+    number = work.first_step + step
+    return modality_mask(model, work.training, seed=work.seed, round_number=work.round_number, step=number)
 
 
 def _summed(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork) -> CohortUpdate:
@@ -150,7 +151,8 @@ def _linear(
     known = ItemTables(*(table.detach() for table in tables))
     rate = training.learning_rate
     with torch.no_grad():
-        sums = LinearSums(local, known, linear, learning_rate=rate, clip_norm=clip_norm)
+        guard = work.norm_guard / rate
+        sums = LinearSums(local, known, linear, bound=clip_norm / rate, guard=guard)
         for index in _chunks(histories, LINEAR_CHUNK):
             of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work))
             vectors[index] -= training.private_learning_rate * of_own
@@ -173,10 +175,10 @@ def _by_rows(
     for index in _chunks(histories, _rows_chunk(model, work), steps):
         chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
         batches = _batches(model, chosen, own.dtype, work)
-        taken = [batches.at(step, own) for step in range(int(last.max()))]
+        taken = [batches.at(work.first_step + step, own) for step in range(int(last.max()))]
         touched = touched_rows(taken, model.item_count, history=training.reads_history)
         change, of_rows, vectors[index] = training.changes(touched, own, last)
-        factors = _factors(change | of_rows, work.clip_norm)
+        factors = _factors(change | of_rows, work)
         for name, value in change.items():
             total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
         for name, value in of_rows.items():
@@ -202,7 +204,8 @@ def _one_step(
 ) -> CohortUpdate:
     """One clipped step through whole item tables."""
     training, vectors = work.training, user_vectors.clone()
-    sums = OneStep(model, training, model.present(_mask(model, work, 0)), clip_norm=clip_norm)
+    bound, guard = clip_norm / training.learning_rate, work.norm_guard / training.learning_rate
+    sums = OneStep(model, training, model.present(_mask(model, work, 0)), bound=bound, guard=guard)
     size = min(max(ONE_STEP_BYTES / sums.bytes_of_a_user, 2), ONE_STEP_CHUNK)
     for index in _chunks(histories, int(size)):
         of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work))
@@ -240,21 +243,23 @@ def _whole(
         chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
         if several:
             batches = _batches(model, chosen, own.dtype, work)
-            taken = ((batches.at(step, own), masks[step], last > step) for step in range(int(last.max())))
+            taken = (
+                (batches.at(work.first_step + step, own), masks[step], last > step) for step in range(int(last.max()))
+            )
             change, own = several_steps(model, parameters, own, training, taken)
         else:
             shared, private = gradients(_batch(model, chosen, own, work))
             change = {name: value * -training.learning_rate for name, value in shared.items()}
             own = own - training.private_learning_rate * private
-        factors = _factors(change, work.clip_norm)
+        factors = _factors(change, work)
         for name, value in change.items():
             total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
         vectors[index] = own
     return CohortUpdate(total, len(histories), vectors)
 
 
-def _factors(change: Parameters, clip_norm: float | None) -> Tensor:
+def _factors(change: Parameters, work: LocalWork) -> Tensor:
     """[users] what each user's change is multiplied by."""
-    if clip_norm is None:
+    if work.clip_norm is None:
         return torch.ones(len(next(iter(change.values()))), dtype=torch.float64)
-    return clip_factors(change, clip_norm)
+    return clip_factors(change, work.clip_norm, guard=work.norm_guard)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mmfed.models.base import HistoryBatch, ItemTables, LinearTables, Recommender
 from mmfed.training.batch import TrainingBatch
-from mmfed.training.rows import distinct
+from mmfed.training.rows import bounded, distinct
 
 Parameters = dict[str, Tensor]
 
@@ -31,17 +31,17 @@ class LinearSums:
         model: with the round's parameters.
         tables: of the model.
         linear: what makes them linear.
-        learning_rate: a user's change is minus this times the gradient; the change is clipped.
-        clip_norm: bound on a user's change.
+        bound: on the norm of a user's gradient.
+        guard: added to the norm before the bound is divided by it.
     """
 
     def __init__(
-        self, model: Recommender, tables: ItemTables, linear: LinearTables, *, learning_rate: float, clip_norm: float
+        self, model: Recommender, tables: ItemTables, linear: LinearTables, *, bound: float, guard: float
     ) -> None:
         self._stages = _States(model)
         self._tables = tables
         self._linear = linear
-        self._bound = clip_norm / learning_rate
+        self._bound, self._guard = bound, guard
         parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
         self._head = self._read(parameters)
         self.table_totals = [torch.zeros_like(table, dtype=torch.float64) for table in tables]
@@ -67,7 +67,7 @@ class LinearSums:
         squares = self._target_squares(delta, queries) + self._history_squares(items, of_vectors)
         for value in of_head.values():
             squares += value.flatten(1).square().sum(1, dtype=torch.float64)
-        factors = (self._bound / squares.clamp_min(0).sqrt().clamp_min(1e-300)).clamp_max(1.0).to(delta.dtype)
+        factors = bounded(squares, self._bound, self._guard).to(delta.dtype)
 
         weighted = torch.cat([queries, torch.ones_like(queries[..., :1])], dim=2) * factors[:, None, None]
         of_table = delta.flatten(0, 1).T @ weighted.flatten(0, 1)

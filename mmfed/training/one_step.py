@@ -16,7 +16,7 @@ from mmfed.config import TrainingSection
 from mmfed.fusion.head import KnownProduct, Values
 from mmfed.models.base import ItemTables, Recommender
 from mmfed.training.batch import TrainingBatch
-from mmfed.training.rows import KnownProjection, Parameters, RowTraining, Traced, distinct
+from mmfed.training.rows import KnownProjection, Parameters, RowTraining, Traced, bounded, distinct
 
 
 class OneStep(RowTraining):
@@ -26,12 +26,15 @@ class OneStep(RowTraining):
         model: ``rowwise`` and ``batched``, no parameter in both sides of its tables.
         training: the objective.
         present: [items, modality_columns] what the towers may read.
-        clip_norm: bound on a user's change, which is minus the learning rate times the gradient.
+        bound: on the norm of a user's gradient.
+        guard: added to the norm before the bound is divided by it.
     """
 
-    def __init__(self, model: Recommender, training: TrainingSection, present: Tensor, *, clip_norm: float) -> None:
+    def __init__(
+        self, model: Recommender, training: TrainingSection, present: Tensor, *, bound: float, guard: float
+    ) -> None:
         super().__init__(model, training, [present])
-        self._bound = clip_norm / training.learning_rate
+        self._bound, self._guard = bound, guard
         self._tower = _TargetTower(self, present)
         self._of_table = torch.zeros_like(self._tower.target, dtype=torch.float64)
         self._of_bias = torch.zeros_like(self._tower.bias, dtype=torch.float64)
@@ -82,7 +85,7 @@ class OneStep(RowTraining):
             squares += value.flatten(1).square().sum(1, dtype=torch.float64)
         tables = [self._by_item(user, candidates, of_target, of_bias) for user in range(users)]
         squares += torch.stack([self._tower.squares(*one) for one in tables])
-        factors = (self._bound / squares.sqrt().clamp_min(1e-300)).clamp_max(1.0)
+        factors = bounded(squares, self._bound, self._guard)
         for factor, (of_table, of_items) in zip(factors.tolist(), tables, strict=True):
             self._of_table.add_(of_table, alpha=factor)
             self._of_bias.add_(of_items, alpha=factor)

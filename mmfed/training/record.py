@@ -1,15 +1,19 @@
-"""Record-level privacy: DP-SGD on the device with Opacus (Abadi et al. 2016).
+"""Record-level privacy: DP-SGD on the device (Abadi et al. 2016), by Opacus or as fast as the cohort engine allows.
 
 Guarantee: one window of at most ``window`` interactions (hence any one interaction); zero-out adjacency of one window;
 the server is not trusted. A record is a window: interactions of one calendar span, with state, target and seen items
 taken inside it, so that one interaction influences one clipped gradient and nothing else. The divisor is a public
 constant.
+
+With ``training.engine = "reference"`` every window's gradient is made and Opacus clips, sums and divides. Otherwise the
+clipped sum comes from the cohort engine, a window in the place of a user: the same, without a gradient per window.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,11 +23,13 @@ from torch import Tensor
 from mmfed.models.base import Recommender
 from mmfed.rng import derive, hash_uniform
 from mmfed.training.batch import Histories, modality_mask, training_batch
+from mmfed.training.cohort import train_cohort
 from mmfed.training.update import LocalWork
 from mmfed.training.whole import SequenceGradients
 from mmfed.types import FloatArray, IntArray
 
 SECONDS_A_DAY = 86_400.0
+OPACUS_GUARD = 1e-6  # Opacus adds it to a norm before it divides by it
 
 Noise = Callable[[int, str], FloatArray]  # (size, purpose) -> standard normal samples
 
@@ -69,6 +75,7 @@ def train_user_privately(
     """
     local = copy.deepcopy(model)
     shared = local.shared_parameters()
+    take_step = _opacus_step if work.training.engine == "reference" else _engine_step
     optimiser = _DeviceOptimiser(
         torch.optim.SGD(list(shared.values()), lr=work.training.learning_rate),
         noise_multiplier=noise_multiplier,
@@ -79,12 +86,39 @@ def train_user_privately(
     for step in range(work.training.steps):
         coins = hash_uniform(derive(sample_key, work.round_number, step), records.keys, np.zeros(1, dtype=np.int64))
         chosen = records.take(np.flatnonzero(coins[:, 0] < work.privacy.record_sample_rate))
-        for name, gradient in _per_window(local, chosen, work, step).items():
-            shared[name].grad_sample = gradient  # type: ignore[attr-defined]
-        optimiser.step()
-        optimiser.zero_grad()
+        take_step(local, optimiser, chosen, work, step)
     before = model.shared_parameters()
     return {name: value.detach().double() - before[name].detach().double() for name, value in shared.items()}
+
+
+def _opacus_step(
+    local: Recommender, optimiser: _DeviceOptimiser, chosen: Histories, work: LocalWork, step: int
+) -> None:
+    """Every window's gradient, clipped, summed, noised and divided by Opacus."""
+    shared = local.shared_parameters()
+    for name, gradient in _per_window(local, chosen, work, step).items():
+        shared[name].grad_sample = gradient  # type: ignore[attr-defined]
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def _engine_step(
+    local: Recommender, optimiser: _DeviceOptimiser, chosen: Histories, work: LocalWork, step: int
+) -> None:
+    """The clipped sum from the cohort engine; noise and division as Opacus has them."""
+    once = {"learning_rate": 1.0, "steps": 1, "epochs": None, "optimiser": "sgd"}
+    whole = {"mode": "user-central", "task_clip_norm": None}
+    alone = replace(
+        work,
+        training=work.training.model_copy(update=once),
+        privacy=work.privacy.model_copy(update=whole),
+        first_step=step,
+        norm_guard=OPACUS_GUARD,
+    )
+    dtype = next(local.parameters()).dtype
+    moved = train_cohort(local, chosen, torch.zeros(len(chosen), local.private_dimensions, dtype=dtype), alone).total
+    sums = {name: -value for name, value in moved.items()}
+    optimiser.step_from(sums, local.shared_parameters(), divisor=work.privacy.record_batch)
 
 
 def _per_window(model: Recommender, records: Histories, work: LocalWork, step: int) -> dict[str, Tensor]:
@@ -113,6 +147,16 @@ class _DeviceOptimiser(DPOptimizer):
         super().__init__(optimiser, **options)  # type: ignore[arg-type]
         self._noise = noise
         self._step = 0
+
+    def step_from(self, sums: dict[str, Tensor], shared: dict[str, torch.nn.Parameter], *, divisor: int) -> None:
+        """A step from sums of clipped gradients; ``divisor`` is the public batch size."""
+        for name, parameter in shared.items():
+            parameter.summed_grad = sums[name].to(parameter.dtype)  # type: ignore[attr-defined]
+        self.add_noise()
+        for parameter in shared.values():
+            if parameter.grad is not None:
+                parameter.grad /= divisor
+        self.original_optimizer.step()
 
     def add_noise(self) -> None:
         deviation = self.noise_multiplier * self.max_grad_norm

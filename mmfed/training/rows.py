@@ -107,10 +107,15 @@ def distinct(items: IntArray, item_count: int) -> tuple[IntArray, IntArray]:
     return cells[starts[:, None] + within] % item_count, inverse.reshape(items.shape) - starts[:, None]
 
 
-def clip_factors(change: Parameters, clip_norm: float) -> Tensor:
+def clip_factors(change: Parameters, clip_norm: float, *, guard: float = 0.0) -> Tensor:
     """[users] float64, at most 1, so that each user's scaled change has norm ≤ ``clip_norm``; 1 for a zero change."""
     squares = sum((value.flatten(1).square().sum(1, dtype=torch.float64) for value in change.values()), torch.zeros(()))
-    return (clip_norm / squares.sqrt().clamp_min(1e-300)).clamp_max(1.0)
+    return bounded(squares, clip_norm, guard)
+
+
+def bounded(squares: Tensor, bound: float, guard: float) -> Tensor:
+    """[users] min(1, bound / (norm + guard)) from squared norms."""
+    return (bound / (squares.clamp_min(0).sqrt() + guard).clamp_min(1e-300)).clamp_max(1.0)
 
 
 Deposit = Callable[[Parameters, Tensor, float], object]
@@ -170,9 +175,8 @@ class RowTraining:
         for step, places in enumerate(touched.steps):
             moved = everything if step else {}
             tasks, of_own = self._gradients(step, places, touched.items, moved, own)
-            if (
-                training.optimiser == "sgd" and self._task_bound is None
-            ):  # a user who has no target left has no gradient either
+            # Who has no target left has no gradient either.
+            if training.optimiser == "sgd" and self._task_bound is None:
                 own = own - training.private_learning_rate * of_own
                 for gradient, deposit in tasks[0]:
                     deposit(everything, gradient, -training.learning_rate)

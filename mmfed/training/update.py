@@ -18,12 +18,16 @@ class LocalWork:
         privacy: mode and clip norm.
         seed: of the run.
         round_number: 1-based.
+        first_step: number of the first local step; the draws of a step depend on it.
+        norm_guard: added to a user's norm before the clip norm is divided by it.
     """
 
     training: TrainingSection
     privacy: PrivacySection
     seed: int
     round_number: int
+    first_step: int = 0
+    norm_guard: float = 0.0
 
     @property
     def clip_norm(self) -> float | None:

@@ -11,6 +11,7 @@ from opacus.optimizers import DPOptimizer
 from scipy import stats
 from tiny_models import norm_of, random_histories, relative_error, tiny_config, tiny_model, work_of
 
+from mmfed.models.registry import RECOMMENDERS
 from mmfed.privacy.mechanisms import SeededNoise
 from mmfed.rng import derive, hash_uniform
 from mmfed.training.record import _per_window, train_user_privately
@@ -118,6 +119,19 @@ def test_a_window_moves_the_model_by_at_most_the_clip_norm():
         rest = records.take(np.delete(np.arange(3), window))
         moved = {name: everything[name] - value for name, value in train(model, rest, config, noise=silent).items()}
         assert 0 < norm_of(moved) <= 100 * CLIP / BATCH * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("objective", ["softmax", "bce", "sampled-softmax"])
+@pytest.mark.parametrize("name", sorted(RECOMMENDERS))
+def test_the_engine_gives_what_opacus_gives(name, objective, steps):
+    chosen = (f"model.name={name}", f"training.objective={objective}", f"training.steps={steps}")
+    records = random_histories((4, 1, 6, 2, 9))
+    changes = []
+    for engine in ("cohort", "reference"):
+        config = configured(*chosen, f"training.engine={engine}", "privacy.record_sample_rate=0.8")
+        changes.append(train(tiny_model(config), records, config, noise=seeded(4), sigma=0.1))
+    assert relative_error(*changes) < 1e-10
 
 
 @pytest.mark.parametrize("steps", [1, 3])
