@@ -77,8 +77,11 @@ def storage_faults(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A binary file that appears at ``path`` whole and durable, or not at all (temp file, fsync, rename, fsync folder).
+
+    Args:
+        mode: who may read it; until it is whole, its owner alone.
 
     Raises:
         MmfedError: the disk is full or the folder is not writable; ``path`` is then as it was before.
@@ -91,7 +94,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, mode)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -99,9 +102,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         sync_folder(path.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a whole file atomically."""
-    with atomic_file(path) as file:
+    with atomic_file(path, mode=mode) as file:
         file.write(data)
 
 

@@ -28,6 +28,7 @@ _EXTRAS = {
     "trees": ("sklearn", "imblearn", "xgboost"),
     "reports": ("jinja2",),
     "simulation": ("ray",),
+    "keystore": ("keyring",),
 }
 _EXTRA_USES = {
     "vision": "pictures of the catalogue",
@@ -38,6 +39,7 @@ _EXTRA_USES = {
     "trees": "mmfed behaviour: classifiers, boosting and resampling",
     "reports": "report.html",
     "simulation": "federation.backend = ray",
+    "keystore": "a device whose vault opens with the system's keystore",
 }
 _NEEDED_BYTES = 500 * 2**20
 
