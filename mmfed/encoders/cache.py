@@ -63,7 +63,7 @@ def cached_features(
         MmfedError: the folder cannot be written.
     """
     key = _key(modality, encoder, items)
-    entry = folder / f"{modality}-{_slug(encoder.name)}-{key['key'][:24]}"
+    entry = folder / f"{modality}-{slug(encoder.name)}-{key['key'][:24]}"
     with _faults(folder):
         entry.mkdir(parents=True, exist_ok=True)
         with _lock(entry / "lock"):
@@ -99,7 +99,8 @@ def _key(modality: str, encoder: FrozenEncoder[Any], items: ItemInputs[Any]) -> 
     return {**parts, "key": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """An encoder's name as a part of a file's name."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)[:40].strip("-") or "encoder"
 
 
@@ -161,7 +162,7 @@ def _fill(entry: Path, encoder: FrozenEncoder[Item], items: ItemInputs[Item], pr
         path = _chunk_path(entry, start)
         if _read_chunk(path, len(block)) is None:
             encoded = encoder.encode([value for row in block if (value := items.inputs[row]) is not None])
-            write_bytes(path, _chunk_bytes(encoded))
+            write_bytes(path, chunk_bytes(encoded))
         if progress is not None:
             progress(start + len(block), len(rows))
 
@@ -170,7 +171,8 @@ def _chunk_path(entry: Path, start: int) -> Path:
     return entry / "chunks" / f"{start:09d}.safetensors"
 
 
-def _chunk_bytes(encoded: Encoded) -> bytes:
+def chunk_bytes(encoded: Encoded) -> bytes:
+    """Vectors as float16 with presence, faults and a checksum, in safetensors form."""
     with np.errstate(over="ignore"):
         values = encoded.values.astype(np.float16)
     sound = np.isfinite(values).all(axis=1)
@@ -189,16 +191,22 @@ def _chunk_digest(values: np.ndarray, present: np.ndarray, about: str) -> str:
 
 
 def _read_chunk(path: Path, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
-    """A chunk that is whole and says so, or None."""
     try:
-        data = path.read_bytes()
+        return parsed_chunk(path.read_bytes(), size)
+    except FileNotFoundError:
+        return None
+
+
+def parsed_chunk(data: bytes, size: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
+    """Values, presence and faults of a chunk that is whole and says so, or None."""
+    try:
         tensors = load_tensors(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         values, present, about = tensors["values"], tensors["present"], header["faults"]
         if len(values) != size or header["sha256"] != _chunk_digest(values, present, about):
             return None
         return values, present, {int(row): reason for row, reason in json.loads(about).items()}
-    except (FileNotFoundError, SafetensorError, ValueError, KeyError):
+    except (SafetensorError, ValueError, KeyError):
         return None
 
 

@@ -14,8 +14,10 @@ from mmfed.data.own_content import KINDS, OwnContent, own_content
 from mmfed.data.schema import Catalogue, Features
 from mmfed.encoders.cache import cached_features
 from mmfed.encoders.encoder import ItemInputs, file_inputs, text_inputs
+from mmfed.encoders.sealed_cache import sealed_features
 from mmfed.encoders.store import FeatureSet, frozen_encoder
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.privacy.vault import Vault
 from mmfed.types import BoolArray
 
 
@@ -73,7 +75,7 @@ def own_features(
     section: FeaturesSection,
     features: FeatureSet,
     *,
-    cache: Path | None = None,
+    cache: Path | Vault | None = None,
 ) -> OwnFeatures:
     """Encode own content with the catalogue's frozen encoders and reductions.
 
@@ -81,7 +83,7 @@ def own_features(
 
     Args:
         features: of the catalogue.
-        cache: folder of the device's own for encoded content, readable by its owner only; None keeps nothing.
+        cache: for encoded content: a vault, or a folder that its owner alone may read; None keeps nothing.
 
     Raises:
         MmfedError: a modality has no frozen features to stand beside, a package or weights are missing, or the cache
@@ -124,10 +126,12 @@ def _check_frozen(modality: str, settings: EncoderSection, catalogue: Catalogue,
 
 
 def _encoded(
-    modality: str, settings: EncoderSection, batch: int, inputs: ItemInputs[Any], cache: Path | None
+    modality: str, settings: EncoderSection, batch: int, inputs: ItemInputs[Any], cache: Path | Vault | None
 ) -> Features:
     """Before reduction; absent rows are zeros."""
     encoder = frozen_encoder(modality, settings, batch)
+    if isinstance(cache, Vault):
+        return sealed_features(cache, modality, encoder, inputs)
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cached_features(cache, modality, encoder, inputs).features

@@ -12,10 +12,11 @@ import numpy as np
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.tasks import Task
 from mmfed.privacy.accounting import GaussianRelease
-from mmfed.privacy.keys import load_or_create_key
+from mmfed.privacy.keys import load_or_create_key, load_or_create_sealed_key
 from mmfed.privacy.ledger import Ledger, LedgerHeader, ReleaseEvent, header_for, result_hash
 from mmfed.privacy.mechanisms import NoiseSource, SecureNoise, SeededNoise
 from mmfed.privacy.units import guarantee_for
+from mmfed.privacy.vault import Vault
 from mmfed.rng import derive
 from mmfed.types import FloatArray
 
@@ -27,13 +28,15 @@ class DeviceAccount:
         folder: the node's private folder.
         key: the user's key.
         task: the round's work; fixes σ, rate and steps.
+        vault: of a real device; keeps the signing key. The ledger itself stays readable for auditors.
     """
 
-    def __init__(self, folder: Path, key: int, task: Task) -> None:
+    def __init__(self, folder: Path, key: int, task: Task, vault: Vault | None = None) -> None:
         privacy = task.config.privacy
         self._task = task
         self._path = folder / "ledgers" / f"{key:016x}.jsonl"
-        self._signer = load_or_create_key(folder / "key.pem")
+        pem = folder / "key.pem"
+        self._signer = load_or_create_key(pem) if vault is None else load_or_create_sealed_key(pem, vault)
         self._release = GaussianRelease(
             noise_multiplier=task.noise_multiplier,
             sampling="poisson" if privacy.record_sample_rate < 1 else "full",

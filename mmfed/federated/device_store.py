@@ -1,4 +1,4 @@
-"""Private state of the users on a node: their vectors, kept on disk, never on the wire.
+"""Private state of the users on a node: their vectors, kept on disk in clear, never on the wire.
 
 A store remembers the vectors before and after the last round a user took part in, so that a round repeated after a
 crash starts from the same state and gives the same update.
@@ -7,12 +7,27 @@ crash starts from the same state and gives the same update.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.records import storage_faults
 from mmfed.types import FloatArray, IntArray
+
+VECTORS, ROUNDS = "vectors.f32", "rounds.i64"
+
+
+class PrivateVectors(Protocol):
+    """What training asks of a store, sealed or not."""
+
+    def before(self, users: IntArray, round_number: int) -> FloatArray:
+        """[chosen, d] vectors as they were before ``round_number``; zeros for users who have not taken part."""
+        ...
+
+    def put(self, users: IntArray, round_number: int, vectors: FloatArray) -> None:
+        """Store the vectors after ``round_number``; the state before it stays readable."""
+        ...
 
 
 class DeviceStore:
@@ -27,18 +42,18 @@ class DeviceStore:
     def __init__(self, folder: Path, *, users: int, dimensions: int) -> None:
         with storage_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._vectors = _open(folder / "vectors.f32", np.float32, (users, 2, dimensions))
-            self._rounds = _open(folder / "rounds.i64", np.int64, (users, 2))
+            self._vectors = _open(folder / VECTORS, np.float32, (users, 2, dimensions))
+            self._rounds = _open(folder / ROUNDS, np.int64, (users, 2))
 
     def before(self, users: IntArray, round_number: int) -> FloatArray:
-        """[chosen, d] vectors as they were before ``round_number``; zeros for users who have not taken part."""
-        slot = self._newest(users, round_number)
+        """As ``PrivateVectors.before``."""
+        slot = newest_slot(self._rounds[users], round_number)
         vectors = self._vectors[users, np.maximum(slot, 0)]
         return np.where((slot >= 0)[:, None], vectors, 0.0).astype(np.float32)
 
     def put(self, users: IntArray, round_number: int, vectors: FloatArray) -> None:
-        """Store the vectors after ``round_number``; the state before it stays readable."""
-        slot = 1 - np.maximum(self._newest(users, round_number), 0)
+        """As ``PrivateVectors.put``."""
+        slot = 1 - np.maximum(newest_slot(self._rounds[users], round_number), 0)
         # Each step is on disk before the next: a slot that names a round holds the whole vector of that round.
         self._rounds[users, slot] = 0
         self._rounds.flush()
@@ -47,11 +62,28 @@ class DeviceStore:
         self._rounds[users, slot] = round_number
         self._rounds.flush()
 
-    def _newest(self, users: IntArray, round_number: int) -> IntArray:
-        """[chosen] slot of the newest state older than the round, -1 where there is none."""
-        rounds = np.where(self._rounds[users] < round_number, self._rounds[users], 0)
-        newest = rounds.argmax(axis=1)
-        return np.where(rounds.max(axis=1, initial=0) > 0, newest, -1)
+    def content(self) -> tuple[IntArray, FloatArray]:
+        """[users, 2] rounds and [users, 2, d] vectors as they are, copied."""
+        return np.array(self._rounds), np.array(self._vectors)
+
+
+def newest_slot(rounds: IntArray, round_number: int) -> IntArray:
+    """[chosen] slot of the newest state older than the round, -1 where there is none.
+
+    Args:
+        rounds: [chosen, 2] round that each slot holds the state after, 0 for none.
+    """
+    older = np.where(rounds < round_number, rounds, 0)
+    return np.where(older.max(axis=1, initial=0) > 0, older.argmax(axis=1), -1)
+
+
+def other_users(path: Path, found: str, needed: str) -> MmfedError:
+    """The fault of a store that was made for other users or another model."""
+    return MmfedError(
+        ExitCode.STORAGE,
+        f"{path}: holds {found}; {needed} are needed for these users: the node's users or model changed.",
+        "bring back the node's data as it was when the run started, or start a new run.",
+    )
 
 
 def _open(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.memmap:
@@ -61,9 +93,5 @@ def _open(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.mem
         with open(path, "wb") as file:
             file.truncate(size)
     elif found != size:
-        raise MmfedError(
-            ExitCode.STORAGE,
-            f"{path}: holds {found} bytes, {size} are needed for these users: the node's users or model changed.",
-            "bring back the node's data as it was when the run started, or start a new run.",
-        )
+        raise other_users(path, f"{found} bytes", str(size))
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)

@@ -22,11 +22,14 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import tasks, wire
 from mmfed.federated.device_account import DeviceAccount
 from mmfed.federated.device_policy import check_policy
-from mmfed.federated.device_store import DeviceStore
+from mmfed.federated.device_store import DeviceStore, PrivateVectors
+from mmfed.federated.device_vault import device_vault
 from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
+from mmfed.federated.sealed_store import SealedStore
 from mmfed.federated.workspace import Workspace, histories_of, load_workspace
 from mmfed.models.base import Recommender
+from mmfed.privacy.vault import Vault
 from mmfed.training.cohort import train_cohort
 from mmfed.training.cooccurrence import banded_cooccurrence, packed
 from mmfed.training.record import train_user_privately, windows
@@ -78,11 +81,13 @@ class Node:
         workspace: catalogue and interactions.
         users: indices of the node's users in the workspace.
         state_folder: private state of this node's users.
+        vault: what seals that state on a real device; None keeps it in clear (a simulation).
     """
 
     workspace: Workspace
     users: IntArray
     state_folder: Path
+    vault: Vault | None = None
     model: Recommender = field(init=False)
     shapes: wire.Shapes = field(init=False)
     keys: IntArray = field(init=False)
@@ -157,7 +162,7 @@ class Node:
         train = self.workspace.split.train
         for user in chosen.tolist():
             rows, key = train.rows(user), int(self.workspace.user_keys[user])
-            account = DeviceAccount(self.state_folder, key, task)
+            account = DeviceAccount(self.state_folder, key, task, self.vault)
             if not account.admits():
                 continue
             privacy = task.config.privacy
@@ -179,11 +184,14 @@ class Node:
             realised += 1
         return CohortUpdate(total, realised, torch.zeros(0, self.model.private_dimensions))
 
-    def _store(self) -> DeviceStore | None:
+    def _store(self) -> PrivateVectors | None:
         dimensions = self.model.private_dimensions
         if not dimensions:
             return None
-        return DeviceStore(self.state_folder / "vectors", users=len(self.users), dimensions=dimensions)
+        folder, users = self.state_folder / "vectors", len(self.users)
+        if self.vault is None:
+            return DeviceStore(folder, users=users, dimensions=dimensions)
+        return SealedStore(folder, users=users, dimensions=dimensions, vault=self.vault)
 
     def _place(self, chosen: IntArray) -> IntArray:
         return np.searchsorted(self.users, chosen)
@@ -205,14 +213,15 @@ def _node(message: Message, context: Context, state_folder: Path | None) -> tupl
         config = config.model_copy(update={"data": data, "features": features})
     check_policy(settings, config)
     partition = int(settings.get("partition-id", 0)), int(settings.get("num-partitions", 1))
-    folder = state_folder or Path(str(settings.get("state-dir", "~/.local/state/mmfed"))).expanduser()
-    folder = folder / task.run_id / f"node-{partition[0]}-of-{partition[1]}"
-    workspace = load_workspace(config)
+    state = (state_folder or Path(str(settings.get("state-dir", "~/.local/state/mmfed"))).expanduser()).absolute()
+    vault = device_vault(settings, state)
+    folder = state / task.run_id / f"node-{partition[0]}-of-{partition[1]}"
+    workspace = load_workspace(config, own_vault=vault)
     held = (id(workspace), partition, str(folder), config.model, os.getpid())
     node = _NODES.get(held)
     if node is None:
         users = partition_users(workspace.shop.interactions.user_count, partition[1], partition[0])
-        node = Node(workspace, np.sort(users), folder)
+        node = Node(workspace, np.sort(users), folder, vault)
         if len(_NODES) >= 64:
             _NODES.clear()
         _NODES[held] = node

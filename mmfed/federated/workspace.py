@@ -25,6 +25,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.models.base import ItemFeatures, Recommender, item_features
 from mmfed.models.own_events import Timelines, timelines
 from mmfed.models.registry import build_recommender
+from mmfed.privacy.vault import Vault
 from mmfed.rng import user_key
 from mmfed.training.batch import Histories
 from mmfed.types import IntArray
@@ -128,7 +129,11 @@ def histories_of(source: Interactions | Timelines, keys: IntArray) -> Histories:
 
 
 def load_workspace(
-    config: Config, *, progress: Progress | None = None, interactions_optional: bool = False
+    config: Config,
+    *,
+    progress: Progress | None = None,
+    interactions_optional: bool = False,
+    own_vault: Vault | None = None,
 ) -> Workspace:
     """Load, split and encode the shop of a configuration, or return what this process holds already.
 
@@ -136,6 +141,7 @@ def load_workspace(
 
     Args:
         interactions_optional: for a coordinator, which may hold the public catalogue only; see ``load_shop``.
+        own_vault: of a real device, where people's encoded content is kept; None keeps it beside the catalogue's.
 
     Raises:
         MmfedError: whatever is wrong with the shop, the split or the encoders.
@@ -150,7 +156,7 @@ def load_workspace(
         features = catalogue_features(shop.catalogue, config.features, progress=progress)
         _SHOPS.clear()
         _WORKSPACES.clear()
-        _SHOPS[sources] = (shop, split, features, _own(shop, config, features))
+        _SHOPS[sources] = (shop, split, features, _own(shop, config, features, own_vault))
     check_own_content(config, _SHOPS[sources][0])
     if len(_WORKSPACES) >= _MOST_WORKSPACES:
         _WORKSPACES.clear()
@@ -163,7 +169,7 @@ def load_workspace(
     return _WORKSPACES[config]
 
 
-def _own(shop: Shop, config: Config, features: FeatureSet) -> OwnFeatures | None:
+def _own(shop: Shop, config: Config, features: FeatureSet, vault: Vault | None) -> OwnFeatures | None:
     """Own content, encoded; reviews of held-out items are left out like all that concerns these."""
     if shop.own is None:
         return None
@@ -171,7 +177,7 @@ def _own(shop: Shop, config: Config, features: FeatureSet) -> OwnFeatures | None
     if config.data.split.cold_items:
         cold = np.append(held_out(shop, config.data.split).items, False)  # the last for rows about no item
         own = own.keep_rows(~cold[own.items])
-    cache = (config.features.cache or default_cache()) / "own"
+    cache = vault or (config.features.cache or default_cache()) / "own"
     return own_features(own, shop.catalogue, config.features, features, cache=cache) if len(own) else None
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.privacy.key_source import KeySource
+from mmfed.privacy.key_source import KeySource, wipe
 from mmfed.privacy.sealing import DataKey, key_id, seal, unseal
 from mmfed.privacy.wrapped_keys import WrappedKeys
 from mmfed.records import storage_faults, write_bytes
@@ -94,6 +94,11 @@ class Vault:
                 found = make()
                 self._write(name, found)
             return found
+
+    def remove(self, name: str) -> None:
+        """Overwrite a record and remove it; nothing where there is none."""
+        with _lock(self.folder, fcntl.LOCK_EX):
+            wipe(self.path(name))
 
     def rotate(self, *, data_key: bool = True, to: KeySource | None = None) -> int:
         """Wrap the data key by a new key and, unless told otherwise, take a new data key and seal everything again.

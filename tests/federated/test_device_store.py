@@ -1,4 +1,4 @@
-"""Private vectors: what a repeated or interrupted round finds."""
+"""Private vectors, plain and sealed: what a repeated or interrupted round finds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.device_store import DeviceStore
+from mmfed.federated.sealed_store import SealedStore
+from mmfed.privacy.key_source import key_source
+from mmfed.privacy.vault import Vault
 
 USERS, WIDTH = 5, 3
 
@@ -17,24 +20,35 @@ def vectors(seed, count=USERS):
     return np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32)
 
 
+def plain(folder, users=USERS, width=WIDTH):
+    return DeviceStore(folder, users=users, dimensions=width)
+
+
+def sealed(folder, users=USERS, width=WIDTH):
+    state = folder.parent
+    return SealedStore(folder, users=users, dimensions=width, vault=Vault(state, key_source(None, state)))
+
+
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "vectors"
 
 
-def opened(folder, users=USERS):
-    return DeviceStore(folder, users=users, dimensions=WIDTH)
+@pytest.fixture(params=[plain, sealed], scope="module")
+def opened(request):
+    """Opens a store anew, as another process would."""
+    return request.param
 
 
-def test_new_users_start_from_zero(folder):
+def test_new_users_start_from_zero(opened, folder):
     assert not opened(folder).before(np.arange(USERS), 1).any()
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.lists(st.integers(0, USERS - 1), unique=True), st.integers(1, 3)), max_size=8))
-def test_rounds_repeated_any_number_of_times(tmp_path_factory, rounds):
+def test_rounds_repeated_any_number_of_times(opened, tmp_path_factory, rounds):
     """Against a dictionary: every repetition starts from the state before the round, also after opening anew."""
-    folder = tmp_path_factory.mktemp("store")
+    folder = tmp_path_factory.mktemp("state") / "vectors"
     expected = np.zeros((USERS, WIDTH), dtype=np.float32)
     for number, (chosen, repetitions) in enumerate(rounds, start=1):
         users = np.array(chosen, dtype=np.int64)
@@ -54,7 +68,7 @@ class KilledError(Exception):
 @pytest.mark.parametrize("step", range(6))
 def test_killed_between_any_two_writes(folder, step, monkeypatch):
     users = np.array([1, 3])
-    store = opened(folder)
+    opened, store = plain, plain(folder)
     store.put(np.arange(USERS), 1, vectors(1))
     store.put(users, 2, vectors(2, 2))
     before = store.before(users, 5).copy()
@@ -93,7 +107,7 @@ def test_killed_between_any_two_writes(folder, step, monkeypatch):
     np.testing.assert_array_equal(opened(folder).before(users, 6), vectors(5, 2))
 
 
-def test_other_users_are_never_touched(folder):
+def test_other_users_are_never_touched(opened, folder):
     store = opened(folder)
     store.put(np.arange(USERS), 1, vectors(1))
     store.put(np.array([2]), 2, vectors(2, 1))
@@ -101,7 +115,7 @@ def test_other_users_are_never_touched(folder):
     np.testing.assert_array_equal(store.before(rest, 3), vectors(1)[rest])
 
 
-def test_many_users(folder):
+def test_many_users(opened, folder):
     count = 200_000
     store = opened(folder, count)
     chosen = np.arange(0, count, 1000)
@@ -110,13 +124,13 @@ def test_many_users(folder):
     assert not opened(folder, count).before(chosen + 1, 2).any()
 
 
-def test_killed_before_the_file_had_a_size(folder):
-    folder.mkdir()
+def test_killed_before_the_file_had_a_size(opened, folder):
+    folder.mkdir(parents=True)
     (folder / "vectors.f32").write_bytes(b"")
     assert not opened(folder).before(np.arange(USERS), 1).any()
 
 
-def test_another_number_of_users_is_a_fault_and_loses_nothing(folder):
+def test_another_number_of_users_is_a_fault_and_loses_nothing(opened, folder):
     opened(folder).put(np.arange(USERS), 1, vectors(1))
     with pytest.raises(MmfedError) as fault:
         opened(folder, USERS + 1)

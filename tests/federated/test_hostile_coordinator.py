@@ -158,7 +158,7 @@ def test_the_coordinator_does_not_choose_where_a_device_writes(asked, tmp_path, 
     answer, task, arrays = asked(f"features.cache={tmp_path / 'theirs'}", **{"data-dir": str(tmp_path / "own")})
     asked_for = []
 
-    def stop(config):
+    def stop(config, **more):
         asked_for.append(config)
         raise MmfedError(ExitCode.DATA, "stopped here.", "nothing.")
 

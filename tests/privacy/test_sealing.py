@@ -95,8 +95,8 @@ def test_the_name_is_authenticated_and_not_only_compared() -> None:
     record = seal(KEY, NAME, b"private").replace(NAME.encode(), NAME.encode()[:-1] + b"8")
     with pytest.raises(BrokenSealError, match="changed or damaged"):
         unseal([KEY], NAME[:-1] + "8", record, where="f")
+    start = 36 + len(NAME)
     with pytest.raises(InvalidTag):
-        start = 36 + len(NAME)
         AESGCM(KEY.secret).decrypt(record[start : start + 12], record[start + 12 :], record[:start])
 
 

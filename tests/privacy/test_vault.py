@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -108,19 +109,17 @@ def test_a_record_of_another_device_is_refused(tmp_path: Path) -> None:
 def test_any_changed_byte_of_the_wrapped_keys_is_noticed(tmp_path_factory, choose: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("vault")
     opened(folder).write("a", b"private")
-    content = bytearray((folder / KEYS_FILE).read_bytes())
+    original = (folder / KEYS_FILE).read_bytes()
+    content = bytearray(original)
     position = choose.draw(st.integers(0, len(content) - 2))  # the last byte is a line break
     content[position] ^= choose.draw(st.integers(1, 255))
     (folder / KEYS_FILE).write_bytes(content)
-    try:
-        found = opened(folder).read("a")
-    except MmfedError as fault:
-        assert fault.code is ExitCode.STORAGE
-        assert str(folder / KEYS_FILE) in fault.message
-    else:  # white space between the values
-        assert found == b"private"
-        assert json.loads(content) == json.loads(content.decode())
-        assert chr(content[position]).isspace()
+    if json_or_none(bytes(content)) == json_or_none(original):  # white space between the values
+        assert opened(folder).read("a") == b"private"
+        return
+    with pytest.raises(MmfedError, match=re.escape(str(folder / KEYS_FILE))) as caught:
+        opened(folder)
+    assert caught.value.code is ExitCode.STORAGE
 
 
 def test_values_changed_with_their_checksum_are_noticed_too(tmp_path: Path) -> None:
@@ -267,6 +266,13 @@ def test_a_damaged_record_stops_a_rotation_and_loses_no_other(tmp_path: Path) ->
     again.rotate()
     assert all_of(opened(tmp_path)) == RECORDS
     assert len(WrappedKeys.read(tmp_path / KEYS_FILE).keys) == 1
+
+
+def json_or_none(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
 
 
 class KilledError(BaseException):
