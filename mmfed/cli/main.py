@@ -20,6 +20,7 @@ from mmfed.cli import (
     cold_start,
     compare,
     data,
+    device,
     doctor,
     evaluate,
     modalities,
@@ -65,6 +66,7 @@ for command in (simulate, evaluate, recommend, compare, report, audit, behaviour
     command.add_to(app)
 app.add_typer(privacy.app)
 app.add_typer(data.app)
+app.add_typer(device.app)
 doctor.add_to(app)
 new.add_to(app)
 

@@ -58,7 +58,7 @@ class Vault:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         elif not (folder / KEYS_FILE).exists():
             WrappedKeys.read(folder / KEYS_FILE)
-        with _lock(folder, fcntl.LOCK_EX):
+        with locked(folder, fcntl.LOCK_EX):
             if create and not (folder / KEYS_FILE).exists():
                 self._create()
             self._refresh()
@@ -78,17 +78,17 @@ class Vault:
         Raises:
             MmfedError: the file cannot be read; BrokenSealError: it is not what was sealed under this name.
         """
-        with _lock(self.folder, fcntl.LOCK_SH):
+        with locked(self.folder, fcntl.LOCK_SH):
             return self._read(name)
 
     def write(self, name: str, data: bytes) -> None:
         """Seal a record in place of an earlier one; on disk when this returns."""
-        with _lock(self.folder, fcntl.LOCK_EX):
+        with locked(self.folder, fcntl.LOCK_EX):
             self._write(name, data)
 
     def read_or_write(self, name: str, make: Callable[[], bytes]) -> bytes:
         """A record's data, made and sealed first where there is none: all who ask get the same."""
-        with _lock(self.folder, fcntl.LOCK_EX):
+        with locked(self.folder, fcntl.LOCK_EX):
             found = self._read(name)
             if found is None:
                 found = make()
@@ -97,7 +97,7 @@ class Vault:
 
     def remove(self, name: str) -> None:
         """Overwrite a record and remove it; nothing where there is none."""
-        with _lock(self.folder, fcntl.LOCK_EX):
+        with locked(self.folder, fcntl.LOCK_EX):
             wipe(self.path(name))
 
     def rotate(self, *, data_key: bool = True, to: KeySource | None = None) -> int:
@@ -114,7 +114,7 @@ class Vault:
         Returns:
             How many records were sealed again.
         """
-        with _lock(self.folder, fcntl.LOCK_EX):
+        with locked(self.folder, fcntl.LOCK_EX):
             self._refresh()
             self._sweep()
             old, target = self._source, to or self._source
@@ -249,8 +249,8 @@ def _content(path: Path) -> bytes | None:
 
 
 @contextmanager
-def _lock(folder: Path, kind: int) -> Iterator[None]:
-    """Held until the block ends or its process dies: by one writer, or by any number of readers."""
+def locked(folder: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """A vault's lock, held until the block ends or its process dies: by one writer, or by any number of readers."""
     with storage_faults(folder):
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
