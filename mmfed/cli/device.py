@@ -54,7 +54,7 @@ def show(folder: StateArgument, output: FormatOption = Format.TEXT) -> None:
     short_help="Take new keys.",
     epilog=examples(
         "mmfed device rotate /var/lib/mmfed/state",
-        "mmfed device rotate /var/lib/mmfed/state --to passphrase-file:/etc/mmfed/passphrase",
+        "mmfed device rotate /var/lib/mmfed/state --to passphrase-file:/run/mmfed/passphrase",
         "mmfed device rotate /var/lib/mmfed/state --vault keystore --wrapping-only",
     ),
 )

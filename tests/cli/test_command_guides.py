@@ -14,6 +14,8 @@ from small_shop import Command
 
 from mmfed.cli.main import app
 from mmfed.errors import ExitCode
+from mmfed.privacy.key_source import key_source
+from mmfed.privacy.vault import Vault
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -72,6 +74,7 @@ def test_guide_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     pytest.importorskip("torchvision")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(DOCS.parent / "simulations", tmp_path / "simulations")
+    Vault(tmp_path / "state", key_source(None, tmp_path / "state"))
     for line in lines_of("commands.md"):
         outcome = mmfed(*shlex.split(line)[1:])
         assert outcome.code == 0, f"{line}\n{outcome.err}"
