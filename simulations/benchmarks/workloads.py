@@ -111,15 +111,19 @@ CLASSIC_CONTENT = CLASSIC | {"model.fusion": "gated", "model.item_ids": False}
 WORKLOADS = (
     Workload(
         "W1", "gated fusion of 512 + 384 features, user vectors, an epoch in batches of 32", 3700,
-        {"image": 512, "text": 384}, 72, CLASSIC_CONTENT | {"model.dimensions": 64}, _pairs, users=128,
+        {"image": 512, "text": 384}, 72, CLASSIC_CONTENT | {"model.dimensions": 64}, _pairs, users=256,
     ),
     Workload(
         "W2", "the same of 64 + 64 features, d = 32", 3700, {"image": 64, "text": 64}, 72,
-        CLASSIC_CONTENT | {"model.dimensions": 32}, _pairs,
+        CLASSIC_CONTENT | {"model.dimensions": 32}, _pairs, users=2048,
     ),
-    Workload("W3", "matrix factorisation on ids, 3,700 items", 3700, {}, 72, CLASSIC | {"model.dimensions": 32}, None),
     Workload(
-        "W3 large", "the same, 100,000 items", 100_000, {}, 72, CLASSIC | {"model.dimensions": 32}, None, few=8
+        "W3", "matrix factorisation on ids, 3,700 items", 3700, {}, 72, CLASSIC | {"model.dimensions": 32}, None,
+        users=2048,
+    ),
+    Workload(
+        "W3 large", "the same, 100,000 items", 100_000, {}, 72, CLASSIC | {"model.dimensions": 32}, None,
+        users=1024, few=8,
     ),
     Workload(
         "W4", "pooled history, ids, full softmax over 1,682 items at 30 positions", 1682, {}, 106,
