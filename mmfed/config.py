@@ -85,6 +85,11 @@ class DataSection(_Section):
     own_content: bool = Field(
         default=True, description="table: read people's own queries, reviews and photos, where the folder has the file"
     )
+    on_disk: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="table: keep interactions as memory-mapped files in the cache folder instead of in memory; auto: "
+        "from 2 million rows (Parquet) or 100 MB (CSV)",
+    )
     split: SplitSection = SplitSection()
 
 
@@ -360,6 +365,11 @@ class EvaluationSection(_Section):
 
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 50), min_length=1, description="list lengths")
     every: int = Field(default=5, ge=1, description="rounds between validations")
+    users: int | None = Field(
+        default=20_000,
+        ge=1,
+        description="evaluate at most so many users, drawn by a seeded hash and the same in all rounds; none: everyone",
+    )
     metric: str = Field(default="ndcg@10", description="the validation metric that chooses the round")
     bootstrap: int = Field(default=1000, ge=0, description="resamples of the 95 % interval")
     protocol: Literal["full", "sampled@99", "paper-compat"] = "full"

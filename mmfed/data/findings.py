@@ -47,7 +47,7 @@ class Findings:
         self.listed: list[Finding] = []
         self.errors = 0
         self.warnings = 0
-        self.notes: list[str] = []
+        self._noted: dict[str, int | None] = {}
 
     def add(
         self,
@@ -75,7 +75,8 @@ class Findings:
             self.warnings += count
             summary = what.replace(" {cell}", "").replace("{cell} ", "")
             place = file if column is None else f"{file}, column {column}"
-            self.notes.append(f"{place}: {summary}" + ("" if rows is None else f" ({count} rows)"))
+            told = f"{place}: {summary}"
+            self._noted[told] = None if rows is None else (self._noted.get(told) or 0) + count
         if rows is None:
             self.listed.append(Finding(severity, file, None, column, what, fix))
             return
@@ -85,6 +86,11 @@ class Findings:
         if count > LISTED:
             more = f"{count - LISTED} more rows like the ones before (the last is row {int(rows[-1])})"
             self.listed.append(Finding(severity, file, None, column, more, fix))
+
+    @property
+    def notes(self) -> list[str]:
+        """One line per kind of warning, with its rows counted over all parts of a file."""
+        return [told if rows is None else f"{told} ({rows} rows)" for told, rows in self._noted.items()]
 
     def raise_first_error(self, *, listed_by: str | None = "mmfed data check") -> None:
         """Args:

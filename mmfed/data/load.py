@@ -7,24 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfed.config import DataSection
+from mmfed.config import DataSection, SplitSection
 from mmfed.data.own_content import OwnContent
+from mmfed.data.population import is_large, load_population, split_population
 from mmfed.data.preprocess import clean, clip_price_outliers
-from mmfed.data.schema import Shop
+from mmfed.data.schema import Shop, Split
+from mmfed.data.split import no_split, split_shop
 from mmfed.errors import ExitCode, MmfedError
 
 
-def load_shop(section: DataSection, *, seed: int, interactions_optional: bool = False) -> Shop:
+def load_shop(
+    section: DataSection, *, seed: int, interactions_optional: bool = False, cache: Path | None = None
+) -> Shop:
     """Read a shop and clean it; ``notes`` says what cleaning changed.
 
     Args:
         seed: only the demo shop, whose shoppers are simulated, draws from it.
         interactions_optional: a ``table`` folder without an interactions file gives the catalogue and no users, as a
             coordinator that may not see interactions needs it.
+        cache: where a ``table`` shop too large for memory is kept as files (``population``); None reads all of it.
 
     Raises:
         MmfedError: names the file, row and column at fault, or says that nothing is left.
     """
+    if cache is not None and _on_disk(section):
+        shop = load_population(_folder(section), section, cache)
+        catalogue, notes = clip_price_outliers(shop.catalogue)
+        shop = replace(shop, catalogue=catalogue, notes=(*shop.notes, *notes))
+        return shop if shop.own is None else _with_own_content(shop, shop.own)
     shop = _read(section, seed, interactions_optional)
     if interactions_optional and shop.interactions.user_count == 0:
         catalogue, notes = clip_price_outliers(shop.catalogue)
@@ -33,6 +43,24 @@ def load_shop(section: DataSection, *, seed: int, interactions_optional: bool = 
         shop = _first_users(shop, section.users)
     shop = clean(shop, repeats=section.repeats, minimum_value=section.minimum_value)
     return shop if shop.own is None else _with_own_content(shop, shop.own)
+
+
+def load_split(shop: Shop, section: SplitSection) -> Split:
+    """Train, validation and test of a shop, on disk where its interactions are.
+
+    Raises:
+        MmfedError: the shop cannot be cut like that.
+    """
+    if shop.stored is not None:
+        return split_population(shop, section)
+    return split_shop(shop, section) if len(shop.interactions) else no_split(shop.interactions)
+
+
+def _on_disk(section: DataSection) -> bool:
+    if section.source != "table" or section.on_disk == "never":
+        return False
+    folder = _folder(section)
+    return any(folder.glob("interactions.*")) and (section.on_disk == "always" or is_large(folder))
 
 
 def _with_own_content(shop: Shop, read: OwnContent) -> Shop:

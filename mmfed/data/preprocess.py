@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from mmfed.data.schema import Catalogue, Interactions, Shop
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.types import BoolArray, FloatArray
+from mmfed.types import BoolArray, FloatArray, IntArray
 
 OUTLIER_Z = 8.0
 NOTHING_LEFT = "no interactions are left after cleaning"
@@ -23,29 +23,68 @@ def clean(shop: Shop, *, repeats: Literal["first", "last", "all"], minimum_value
     Raises:
         MmfedError: nothing is left.
     """
-    notes = list(shop.notes)
-    interactions, parts = shop.interactions, shop.parts
-    for keep, note in (
-        (lambda rows: valued_at_least(rows, minimum_value), f"interactions valued below {minimum_value} were dropped"),
-        (
-            lambda rows: without_repeats(rows, repeats),
-            f"repeats of an item by the same user were dropped (the {repeats} one stays)",
-        ),
+    cleaned = clean_interactions(shop.interactions, shop.parts, repeats=repeats, minimum_value=minimum_value)
+    if len(cleaned.interactions) == 0:
+        raise MmfedError(ExitCode.DATA, f"{shop.name}: {NOTHING_LEFT}.", NOTHING_LEFT_FIX)
+    notes = cleaning_notes(cleaned.dropped, repeats=repeats, minimum_value=minimum_value)
+    catalogue, clipped = clip_price_outliers(shop.catalogue)
+    return replace(
+        shop,
+        catalogue=catalogue,
+        interactions=cleaned.interactions,
+        parts=cleaned.parts,
+        notes=(*shop.notes, *notes, *clipped),
+    )
+
+
+class Cleaned(NamedTuple):
+    """What cleaning leaves of some users' interactions.
+
+    Attributes:
+        parts: as in ``Shop``.
+        dropped: rows of too low a value, rows that repeat an item, users without rows.
+    """
+
+    interactions: Interactions
+    parts: IntArray | None
+    dropped: tuple[int, int, int]
+
+
+def clean_interactions(
+    interactions: Interactions,
+    parts: IntArray | None,
+    *,
+    repeats: Literal["first", "last", "all"],
+    minimum_value: float | None,
+) -> Cleaned:
+    """``clean`` for the private side alone; each user is decided by the own rows."""
+    dropped = []
+    for keep in (
+        lambda rows: valued_at_least(rows, minimum_value),
+        lambda rows: without_repeats(rows, repeats),
     ):
         kept = keep(interactions)
-        if not kept.all():
-            notes.append(f"{int((~kept).sum())} {note}")
+        dropped.append(int((~kept).sum()))
+        if dropped[-1]:
             interactions = interactions.keep_rows(kept)
             parts = None if parts is None else parts[kept]
-    if len(interactions) == 0:
-        raise MmfedError(ExitCode.DATA, f"{shop.name}: {NOTHING_LEFT}.", NOTHING_LEFT_FIX)
     empty = interactions.lengths == 0
     if empty.any():
         # Rows stay in place: only users without rows go, so parts stay aligned.
         interactions = interactions.keep_users(np.flatnonzero(~empty))
-        notes.append(f"{int(empty.sum())} users without interactions were left out")
-    catalogue, clipped = clip_price_outliers(shop.catalogue)
-    return replace(shop, catalogue=catalogue, interactions=interactions, parts=parts, notes=(*notes, *clipped))
+    return Cleaned(interactions, parts, (dropped[0], dropped[1], int(empty.sum())))
+
+
+def cleaning_notes(
+    dropped: tuple[int, int, int], *, repeats: Literal["first", "last", "all"], minimum_value: float | None
+) -> list[str]:
+    """``Cleaned.dropped`` in words, one line each."""
+    said = (
+        f"interactions valued below {minimum_value} were dropped",
+        f"repeats of an item by the same user were dropped (the {repeats} one stays)",
+        "users without interactions were left out",
+    )
+    return [f"{count} {words}" for count, words in zip(dropped, said, strict=True) if count]
 
 
 def valued_at_least(interactions: Interactions, minimum: float | None) -> BoolArray:

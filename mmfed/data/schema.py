@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
@@ -11,6 +11,8 @@ import numpy as np
 
 from mmfed.data.own_content import OwnContent
 from mmfed.types import BoolArray, FloatArray, IntArray
+
+BLOCK = 1_000_000  # rows computed at a time where all users are visited
 
 
 class Action(IntEnum):
@@ -150,6 +152,59 @@ class Interactions:
         """[interactions] the user index of every row."""
         return np.repeat(np.arange(self.user_count), self.lengths)
 
+    def only_rows_of(self, users: IntArray) -> Interactions:
+        """The same users, but rows of the given ones only (distinct, ascending): memory for these alone."""
+        users = np.asarray(users, dtype=np.int64)
+        chosen = self.lengths[users]
+        lengths = np.zeros(self.user_count, dtype=np.int64)
+        lengths[users] = chosen
+        starts = np.cumsum(chosen) - chosen
+        rows = np.arange(int(chosen.sum())) + np.repeat(self.indptr[:-1][users] - starts, chosen)
+        return replace(
+            self,
+            indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            items=self.items[rows],
+            times=self.times[rows],
+            actions=self.actions[rows],
+            values=self.values[rows],
+        )
+
+    def blocks(self, rows: int = BLOCK) -> Iterator[tuple[int, Interactions]]:
+        """Whole users in blocks of about so many rows, as views, each with the index of its first user."""
+        first = 0
+        while first < self.user_count:
+            last = int(np.searchsorted(self.indptr, self.indptr[first] + rows, side="right")) - 1
+            last = min(max(last, first + 1), self.user_count, first + rows)
+            held = slice(int(self.indptr[first]), int(self.indptr[last]))
+            yield (
+                first,
+                replace(
+                    self,
+                    user_ids=self.user_ids[first:last],
+                    indptr=self.indptr[first : last + 1] - self.indptr[first],
+                    items=self.items[held],
+                    times=self.times[held],
+                    actions=self.actions[held],
+                    values=self.values[held],
+                ),
+            )
+            first = last
+
+    def users_per_item(self) -> IntArray:
+        """[items] number of distinct users of each item."""
+        found = np.zeros(self.item_count, dtype=np.int64)
+        for _, block in self.blocks():
+            cells = np.unique(block.user_of_row() * self.item_count + block.items)
+            found += np.bincount(cells % self.item_count, minlength=self.item_count)
+        return found
+
+    def rows_per_item(self) -> IntArray:
+        """[items] number of interactions of each item."""
+        found = np.zeros(self.item_count, dtype=np.int64)
+        for _, block in self.blocks():
+            found += np.bincount(block.items, minlength=self.item_count)
+        return found
+
     def rated(self) -> Interactions:
         """The same with ratings as the only values: the value of a view, cart or purchase is an amount."""
         rating = np.isin(self.actions, (Action.RATE, Action.REVIEW))
@@ -196,6 +251,7 @@ class Shop:
             ``interactions``; None where the source has none.
         own: what people wrote, photographed, said or filmed, private as well; once loaded, of the users of
             ``interactions``. None where the source has none.
+        stored: the folder whose memory-mapped files ``interactions`` are; None where they are in memory.
     """
 
     name: str
@@ -204,6 +260,7 @@ class Shop:
     notes: tuple[str, ...] = ()
     parts: IntArray | None = None
     own: OwnContent | None = None
+    stored: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,10 +280,16 @@ class Split:
         """Train followed by validation, per user."""
         return concatenate(self.train, self.validation)
 
+    def before_test_of(self, users: IntArray | None) -> Interactions:
+        """``before_test`` of some users (distinct, ascending), the others without rows; None for everyone."""
+        if users is None:
+            return self.before_test
+        return concatenate(self.train.only_rows_of(users), self.validation.only_rows_of(users))
+
 
 def concatenate(first: Interactions, second: Interactions) -> Interactions:
     """Per user, the rows of ``first`` followed by the rows of ``second`` (same users)."""
-    if list(first.user_ids) != list(second.user_ids):
+    if first.user_ids is not second.user_ids and list(first.user_ids) != list(second.user_ids):
         raise ValueError("both sides must hold the same users in the same order")
     users = np.concatenate([first.user_of_row(), second.user_of_row()])
     order = np.argsort(users, kind="stable")

@@ -34,6 +34,11 @@ class HeldOut:
         """[interactions] true for the rows of a cold item or a new user."""
         return self.items[interactions.items] | np.repeat(self.users, interactions.lengths)
 
+    @property
+    def description(self) -> str:
+        """In words, for reports."""
+        return f"{int(self.items.sum())} items and {int(self.users.sum())} users held out wholly"
+
 
 def held_out(shop: Shop, section: SplitSection) -> HeldOut:
     """Cold items and new users: those whose id's hash falls into the section's fold, whatever else the shop holds."""
@@ -57,21 +62,77 @@ def split_shop(shop: Shop, section: SplitSection) -> Split:
     if section.cold_items or section.new_users:
         return _split_without(shop, section)
     interactions = shop.interactions
+    check_shares(section)
     if section.kind == "given":
         return cut(interactions, _given_parts(shop), "split given with the data")
-    if section.kind != "leave-last-out" and section.validation + section.test >= 1:
+    _require_time(shop, section)
+    span = time_span(interactions.times) if section.kind == "global-time" else None
+    return cut(interactions, time_parts(interactions, section, span), describe_split(section, span))
+
+
+def check_shares(section: SplitSection) -> None:
+    """Refuse shares that leave nothing to train on.
+
+    Raises:
+        MmfedError: they add up to 1 or more.
+    """
+    if section.kind in ("ratio", "global-time") and section.validation + section.test >= 1:
         total = section.validation + section.test
         raise MmfedError(
             ExitCode.CONFIG,
             f"data.split.validation + data.split.test = {total:g}: nothing is left to train on.",
             "choose shares that add up to less than 1, e.g. 0.1 and 0.1.",
         )
-    _require_time(shop, section)
+
+
+def time_parts(interactions: Interactions, section: SplitSection, span: tuple[int, int] | None) -> IntArray:
+    """[interactions] int8 part of every row, for any set of whole users.
+
+    Args:
+        span: first and last time of the whole shop; ``global-time`` only.
+    """
     if section.kind == "leave-last-out":
         return _leave_last_out(interactions, section)
     if section.kind == "ratio":
         return _ratio(interactions, section)
-    return _global_time(interactions, section)
+    if span is None:
+        raise ValueError(f"data.split.kind = {section.kind} cannot be cut without the time span of the shop")
+    return _global_time(interactions, section, span)
+
+
+def describe_split(section: SplitSection, span: tuple[int, int] | None) -> str:
+    """How ``time_parts`` cuts, in words for reports."""
+    if section.kind == "leave-last-out":
+        return (
+            "leave-last-out: a user's last interaction is test, the one before it validation; "
+            f"users with fewer than {_minimum(section)} interactions are in training only; {_TIES}"
+        )
+    if section.kind == "ratio":
+        return (
+            f"ratio: of every history the latest {section.test:.0%} are test and the {section.validation:.0%} before "
+            f"them validation, at least one each; users with fewer than {_minimum(section)} interactions are in "
+            f"training only; {_TIES}"
+        )
+    validation_from, test_from = _cut_dates(section, span or (0, 0))
+    return (
+        f"global-time: validation from {_date(validation_from)}, test from {_date(test_from)} on, the same for every "
+        "user; minimum_history does not apply, since a training row after the cut would look ahead"
+    )
+
+
+def time_span(times: IntArray) -> tuple[int, int]:
+    """First and last time.
+
+    Raises:
+        MmfedError: all are the same, so there is no date to cut at.
+    """
+    if len(times) == 0 or times.min() == times.max():
+        raise MmfedError(
+            ExitCode.DATA,
+            "data.split.kind = global-time needs interactions at different times, and all carry the same one.",
+            "choose data.split.kind = leave-last-out, or give the interactions their times.",
+        )
+    return int(times.min()), int(times.max())
 
 
 def cut(interactions: Interactions, parts: IntArray, description: str) -> Split:
@@ -96,19 +157,23 @@ def _split_without(shop: Shop, section: SplitSection) -> Split:
     held = held_out(shop, section)
     kept = ~held.rows(shop.interactions)
     if not kept.any():
-        raise MmfedError(
-            ExitCode.DATA,
-            f"{shop.name}: all {len(kept)} interactions are with held-out items or users.",
-            "lower data.split.cold_items and data.split.new_users, or take another data.split.fold.",
-        )
+        raise all_held_out(shop)
     warm = replace(
         shop,
         interactions=shop.interactions.keep_rows(kept),
         parts=None if shop.parts is None else shop.parts[kept],
     )
     found = split_shop(warm, section.model_copy(update={"cold_items": 0.0, "new_users": 0.0, "fold": 0}))
-    without = f"{int(held.items.sum())} items and {int(held.users.sum())} users held out wholly"
-    return replace(found, description=f"{found.description}; {without}")
+    return replace(found, description=f"{found.description}; {held.description}")
+
+
+def all_held_out(shop: Shop) -> MmfedError:
+    """The fault of a split that holds everything out."""
+    return MmfedError(
+        ExitCode.DATA,
+        f"{shop.name}: all {len(shop.interactions)} interactions are with held-out items or users.",
+        "lower data.split.cold_items and data.split.new_users, or take another data.split.fold.",
+    )
 
 
 def _in_fold(what: str, ids: Sequence[str], share: float, fold: int) -> BoolArray:
@@ -117,23 +182,23 @@ def _in_fold(what: str, ids: Sequence[str], share: float, fold: int) -> BoolArra
     return (places >= fold * share) & (places < (fold + 1) * share)
 
 
-def _leave_last_out(interactions: Interactions, section: SplitSection) -> Split:
-    minimum = max(section.minimum_history, 3)  # below 3 there would be no training row left
+def _minimum(section: SplitSection) -> int:
+    """The shortest history that is cut: every part gets a row."""
+    if section.kind == "leave-last-out":
+        return max(section.minimum_history, 3)  # below 3 there would be no training row left
+    return max(section.minimum_history, 3 if section.validation > 0 else 2)
+
+
+def _leave_last_out(interactions: Interactions, section: SplitSection) -> IntArray:
     lengths, from_end = _lengths_and_distance_to_end(interactions)
     parts = np.zeros(len(interactions), dtype=np.int8)
-    long_enough = lengths >= minimum
+    long_enough = lengths >= _minimum(section)
     parts[long_enough & (from_end == 0)] = TEST
     parts[long_enough & (from_end == 1)] = VALIDATION
-    return cut(
-        interactions,
-        parts,
-        "leave-last-out: a user's last interaction is test, the one before it validation; "
-        f"users with fewer than {minimum} interactions are in training only; {_TIES}",
-    )
+    return parts
 
 
-def _ratio(interactions: Interactions, section: SplitSection) -> Split:
-    minimum = max(section.minimum_history, 3 if section.validation > 0 else 2)
+def _ratio(interactions: Interactions, section: SplitSection) -> IntArray:
     lengths, from_end = _lengths_and_distance_to_end(interactions)
     test = np.clip(_rounded(lengths * section.test), 1, None)
     validation = (
@@ -142,47 +207,39 @@ def _ratio(interactions: Interactions, section: SplitSection) -> Split:
     test = np.minimum(test, lengths - 1 - (validation > 0))  # the latest rows leave one for each earlier part
     validation = np.minimum(validation, lengths - 1 - test)
     parts = np.zeros(len(interactions), dtype=np.int8)
-    long_enough = lengths >= minimum
+    long_enough = lengths >= _minimum(section)
     parts[long_enough & (from_end < test + validation)] = VALIDATION
     parts[long_enough & (from_end < test)] = TEST
-    return cut(
-        interactions,
-        parts,
-        f"ratio: of every history the latest {section.test:.0%} are test and the {section.validation:.0%} before them "
-        f"validation, at least one each; users with fewer than {minimum} interactions are in training only; {_TIES}",
-    )
+    return parts
 
 
-def _global_time(interactions: Interactions, section: SplitSection) -> Split:
-    times = interactions.times
-    if len(times) == 0 or times.min() == times.max():
-        raise MmfedError(
-            ExitCode.DATA,
-            "data.split.kind = global-time needs interactions at different times, and all carry the same one.",
-            "choose data.split.kind = leave-last-out, or give the interactions their times.",
-        )
-    start, end = int(times.min()), int(times.max())
-    test_from = end - section.test * (end - start)
-    validation_from = end - (section.test + section.validation) * (end - start)
-    parts = np.zeros(len(times), dtype=np.int8)
-    parts[times >= validation_from] = VALIDATION
-    parts[times >= test_from] = TEST
-    return cut(
-        interactions,
-        parts,
-        f"global-time: validation from {_date(validation_from)}, test from {_date(test_from)} on, the same for every "
-        "user; minimum_history does not apply, since a training row after the cut would look ahead",
-    )
+def _global_time(interactions: Interactions, section: SplitSection, span: tuple[int, int]) -> IntArray:
+    validation_from, test_from = _cut_dates(section, span)
+    parts = np.zeros(len(interactions), dtype=np.int8)
+    parts[interactions.times >= validation_from] = VALIDATION
+    parts[interactions.times >= test_from] = TEST
+    return parts
+
+
+def _cut_dates(section: SplitSection, span: tuple[int, int]) -> tuple[float, float]:
+    """Where validation and test begin, seconds since 1970."""
+    start, end = span
+    return end - (section.test + section.validation) * (end - start), end - section.test * (end - start)
 
 
 def _given_parts(shop: Shop) -> IntArray:
     if shop.parts is None:
-        raise MmfedError(
-            ExitCode.CONFIG,
-            f"data.split.kind = given, but the shop '{shop.name}' came without a split.",
-            "choose data.split.kind = leave-last-out, ratio or global-time.",
-        )
+        raise needs_given_parts(shop)
     return shop.parts
+
+
+def needs_given_parts(shop: Shop) -> MmfedError:
+    """The fault of a given split that is not given."""
+    return MmfedError(
+        ExitCode.CONFIG,
+        f"data.split.kind = given, but the shop '{shop.name}' came without a split.",
+        "choose data.split.kind = leave-last-out, ratio or global-time.",
+    )
 
 
 def _require_time(shop: Shop, section: SplitSection) -> None:

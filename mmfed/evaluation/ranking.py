@@ -88,8 +88,12 @@ def quick_metrics(
     item_count: int,
     seed: int = 0,
     block: int = 512,
+    users: IntArray | None = None,
 ) -> dict[str, float]:
     """Mean recall, ndcg and hit rate under full ranking, for validation during training; equal to ``evaluate_ranking``.
+
+    Args:
+        users: as there.
 
     Raises:
         MmfedError: NaN scores, or nobody has a target.
@@ -97,7 +101,7 @@ def quick_metrics(
     check_inputs(history, targets, item_count, ks)
     names = ("recall", "ndcg", "hit_rate")
     tie_key = index_tie_keys(item_count, seed)
-    users = _users_with_targets(targets)
+    users = _users_with_targets(targets) if users is None else users
     totals = {f"{name}@{k}": 0.0 for name in names for k in ks}
     for start, part in _blocks(users, item_count, block):
         del start
@@ -125,6 +129,7 @@ def evaluate_ranking(
     bootstrap: int = 1000,
     tie_key: FloatArray | None = None,
     progress: Progress | None = None,
+    users: IntArray | None = None,
 ) -> RankingResult:
     """All ranking metrics over the users who have targets.
 
@@ -141,6 +146,8 @@ def evaluate_ranking(
         block: users scored at once (fewer where the catalogue is large).
         bootstrap: resamples of the intervals over users; 0 gives none.
         tie_key: [items] orders equal scores, see ``protocol.tie_keys``; default a seeded hash of the index.
+        users: a sample of those with targets, ascending, to evaluate in their place; None for all of them. The history
+            of others is not read.
 
     Raises:
         MmfedError: inputs that do not belong together, NaN scores, or nobody has a target.
@@ -156,7 +163,8 @@ def evaluate_ranking(
         tie_key=_column("tie_key", index_tie_keys(item_count, seed) if tie_key is None else tie_key, item_count),
         ks=tuple(ks),
     )
-    users = _users_with_targets(targets)
+    everyone = _users_with_targets(targets)
+    users = everyone if users is None else users
     full = protocol == "full"
     longest = max(ks)
     lists = np.full((len(users), longest), -1, dtype=np.int32)
@@ -185,7 +193,7 @@ def evaluate_ranking(
             whole[f"gini@{k}"] = gini(lists[:, :k], item_count)
     metrics = bootstrap_estimates(per_user, resamples=bootstrap, seed=seed) | whole
     metrics |= {name: undefined(reason) for name, reason in _missing(ks, full, categories, content)}
-    left_out = targets.user_count - len(users)
+    left_out = targets.user_count - len(everyone)
     counts = {"users": len(users), "users_left_out": left_out, "items": item_count}
     if full:
         counts |= {"cold_items": int(context.cold.sum()), "cold_targets": cold_targets}
@@ -198,7 +206,7 @@ def evaluate_ranking(
         users_left_out=left_out,
         protocol=protocol,
         counts=counts,
-        notes=_notes(protocol, counts),
+        notes=_notes(protocol, counts, len(everyone)),
     )
 
 
@@ -335,8 +343,10 @@ def _missing(
     return [(f"{name}@{k}", reason) for name, reason in absent for k in ks]
 
 
-def _notes(protocol: ProtocolName, counts: dict[str, int]) -> tuple[str, ...]:
+def _notes(protocol: ProtocolName, counts: dict[str, int], everyone: int) -> tuple[str, ...]:
     notes = [describe_protocol(protocol)]
+    if counts["users"] < everyone:
+        notes.append(f"figures of {counts['users']} users drawn at random (seeded) from {everyone} with relevant items")
     if counts["users_left_out"]:
         notes.append(f"{counts['users_left_out']} users without relevant items are left out of every figure")
     if "cold_items" in counts:

@@ -10,6 +10,7 @@ from functools import partial
 from math import ceil, sqrt
 from pathlib import Path
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -187,12 +188,12 @@ def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict
         )
     if refused:
         _log.warning("left out of the run: %s", faults.condensed(refused))
-    everyone = [key for users in nodes.values() for key in users.tolist()]
-    if len(set(everyone)) != len(everyone):
+    everyone = np.concatenate(list(nodes.values()))
+    if len(np.unique(everyone)) != len(everyone):
         raise MmfedError(
             ExitCode.FEDERATION, "a user is enrolled on two nodes.", "let every user's data live on one node only."
         )
-    if not everyone:
+    if not len(everyone):
         raise MmfedError(ExitCode.FEDERATION, "the nodes hold no users.", "check the nodes' data-dir.")
     return nodes
 

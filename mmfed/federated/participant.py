@@ -91,11 +91,13 @@ class Node:
     model: Recommender = field(init=False)
     shapes: wire.Shapes = field(init=False)
     keys: IntArray = field(init=False)
+    _order: IntArray = field(init=False)
 
     def __post_init__(self) -> None:
         self.model = self.workspace.new_model()
         self.shapes = wire.shared_shapes(self.model)
         self.keys = self.workspace.user_keys[self.users]
+        self._order = np.argsort(self.keys)
 
     def train(self, task: tasks.Task, parameters: dict[str, Tensor]) -> CohortUpdate:
         """One round for the chosen users of this node.
@@ -145,15 +147,16 @@ class Node:
                 "the coordinator's catalogue features differ from this node's (digests do not match).",
                 "give every party the same catalogue and encoders (special features for one device are caught).",
             )
-        position = {int(key): index for index, key in enumerate(self.keys)}
-        unknown = [key for key in task.users.tolist() if key not in position]
-        if unknown or len(set(task.users.tolist())) != len(task.users):
+        order = self._order
+        place = np.minimum(np.searchsorted(self.keys, task.users, sorter=order), max(len(order) - 1, 0))
+        unknown = not len(order) or bool((self.keys[order[place]] != task.users).any())
+        if (unknown and len(task.users)) or len(np.unique(task.users)) != len(task.users):
             raise MmfedError(
                 ExitCode.FEDERATION,
                 f"round {task.round_number}: the coordinator asked for users not on this node, or for one twice.",
                 "restart the run, so that users enrol again.",
             )
-        return self.users[[position[key] for key in task.users.tolist()]]
+        return self.users[order[place]]
 
     def _train_records(self, chosen: IntArray, work: LocalWork, task: tasks.Task) -> CohortUpdate:
         """Record-level privacy: every user trains, adds noise and charges the own ledger before the update leaves."""

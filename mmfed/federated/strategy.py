@@ -106,7 +106,7 @@ class CohortStrategy(Strategy):
         self._config = config
         self._run_id = run_id
         # Flower draws node ids at random; ordered by their users, nodes are summed alike in every run and backend.
-        self._nodes = dict(sorted(nodes.items(), key=lambda node: min(node[1].tolist(), default=-1)))
+        self._nodes = dict(sorted(nodes.items(), key=lambda node: int(node[1].min()) if len(node[1]) else -1))
         self._rank = {node: rank for rank, node in enumerate(self._nodes)}
         self._catalogue = catalogue
         self._shapes = shapes

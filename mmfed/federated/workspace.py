@@ -14,9 +14,10 @@ import numpy as np
 
 from mmfed.config import Config, DataSection, FeaturesSection
 from mmfed.data.labels import public_labels
-from mmfed.data.load import load_shop
+from mmfed.data.load import load_shop, load_split
 from mmfed.data.schema import Features, Interactions, Shop, Split
-from mmfed.data.split import held_out, no_split, split_shop
+from mmfed.data.split import held_out
+from mmfed.data.stored import StoredIds
 from mmfed.encoders.cache import default_cache
 from mmfed.encoders.own import OwnFeatures, own_features
 from mmfed.encoders.store import FeatureSet, catalogue_features
@@ -26,7 +27,7 @@ from mmfed.models.base import ItemFeatures, Recommender, item_features
 from mmfed.models.own_events import Timelines, timelines
 from mmfed.models.registry import build_recommender
 from mmfed.privacy.vault import Vault
-from mmfed.rng import user_key
+from mmfed.rng import derive, hash_uniform, user_key
 from mmfed.training.batch import Histories
 from mmfed.types import IntArray
 
@@ -70,12 +71,31 @@ class Workspace:
     @cached_property
     def user_keys(self) -> IntArray:
         """[users] uint64 key of every user."""
-        return np.array([user_key(str(user)) for user in self.shop.interactions.user_ids], dtype=np.uint64)
+        ids = self.shop.interactions.user_ids
+        if isinstance(ids, StoredIds):
+            return np.array(ids.keys, dtype=np.uint64)
+        return np.array([user_key(str(user)) for user in ids], dtype=np.uint64)
+
+    def evaluated(self, targets: Interactions) -> IntArray | None:
+        """Users whose figures are taken: of those with targets, ``evaluation.users`` by a seeded hash; None: all."""
+        most, users = self.config.evaluation.users, np.flatnonzero(targets.lengths)
+        if most is None or len(users) <= most:
+            return None
+        key, one = derive(self.config.run.seed, "evaluated users"), np.zeros(1, dtype=np.int64)
+        drawn = hash_uniform(key, self.user_keys[users], one)[:, 0]
+        return np.sort(users[np.argpartition(drawn, most)[:most]])
+
+    @cached_property
+    def before_test(self) -> Interactions:
+        """What every user of the test figures did before; the others have no rows where not all are evaluated."""
+        return self.split.before_test_of(self.evaluated(self.split.test))
 
     @cached_property
     def histories(self) -> Histories:
         """Training histories of all users, in user order; own content among them, up to the last interaction."""
         train = self.split.train
+        if self.own is None:
+            return histories_of(train, self.user_keys)
         ends = train.indptr[1:]
         last = np.where(train.lengths > 0, train.times[np.maximum(ends, 1) - 1] if len(train) else 0, NEVER)
         return histories_of(self.with_own(train, self.own, last), self.user_keys)
@@ -151,8 +171,11 @@ def load_workspace(
         return held
     sources = (config.data, config.features)
     if sources not in _SHOPS:
-        shop = load_shop(config.data, seed=config.data.seed, interactions_optional=interactions_optional)
-        split = split_shop(shop, config.data.split) if len(shop.interactions) else no_split(shop.interactions)
+        populations = (config.features.cache or default_cache()) / "populations"
+        shop = load_shop(
+            config.data, seed=config.data.seed, interactions_optional=interactions_optional, cache=populations
+        )
+        split = load_split(shop, config.data.split)
         features = catalogue_features(shop.catalogue, config.features, progress=progress)
         _SHOPS.clear()
         _WORKSPACES.clear()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfed.data.labels import category_matrix
-from mmfed.data.schema import Interactions
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.protocol import ScoreFunction, tie_keys
 from mmfed.evaluation.ranking import evaluate_ranking
@@ -41,14 +40,14 @@ class Assessed:
 def assess(workspace: Workspace, score: ScoreFunction, *, seed: int | None = None) -> RankingResult:
     """Test figures of a score function; the history is train followed by validation."""
     config, split = workspace.config, workspace.split
-    counts = np.bincount(split.train.items, minlength=split.train.item_count)
+    counts = split.train.rows_per_item()
     return evaluate_ranking(
         score,
-        history=split.before_test,
+        history=workspace.before_test,
         targets=split.test,
         item_count=split.train.item_count,
         train_counts=counts,
-        train_users=distinct_users(split.train),
+        train_users=split.train.users_per_item(),
         ks=config.evaluation.k,
         categories=category_matrix(workspace.shop.catalogue),
         content=content_matrix(workspace),
@@ -56,6 +55,7 @@ def assess(workspace: Workspace, score: ScoreFunction, *, seed: int | None = Non
         seed=config.run.seed if seed is None else seed,
         bootstrap=config.evaluation.bootstrap,
         tie_key=tie_keys(workspace.shop.catalogue.item_ids, config.run.seed),
+        users=workspace.evaluated(split.test),
     )
 
 
@@ -112,7 +112,7 @@ def assess_baseline(workspace: Workspace, name: str, *, seed: int | None = None)
     """
     seed = workspace.config.run.seed if seed is None else seed
     baseline = build_baseline(name).fit(workspace.split.train, seed=seed, features=workspace.features.modalities)
-    history = workspace.split.before_test
+    history = workspace.before_test
     result = assess(workspace, lambda users: baseline.score(history, users), seed=seed)
     return Assessed(name, KIND_NOTES[baseline.kind], result)
 
@@ -125,12 +125,6 @@ def assess_baselines(workspace: Workspace, progress: Callable[[str], None] | Non
             progress(name)
         assessed.append(assess_baseline(workspace, name))
     return assessed
-
-
-def distinct_users(interactions: Interactions) -> np.ndarray:
-    """[items] number of distinct users of each item."""
-    cells = np.unique(interactions.user_of_row() * interactions.item_count + interactions.items)
-    return np.bincount(cells % interactions.item_count, minlength=interactions.item_count)
 
 
 def content_matrix(workspace: Workspace) -> FloatArray | None:

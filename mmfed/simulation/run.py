@@ -42,6 +42,7 @@ from mmfed.simulation.run_folders import no_false_start, only_writer
 from mmfed.simulation.scorer import run_model
 from mmfed.training.objective import check_tasks
 from mmfed.training.update import LocalWork
+from mmfed.types import IntArray
 
 SHOWN_USERS, SHOWN_HISTORY, SHOWN_LIST = 5, 6, 10
 
@@ -107,7 +108,8 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
     """Read the test split once: figures of the run's model and of the baselines; writes ``results.json`` and
     ``recommendations.json``."""
     learned = run_model(run, config, workspace)
-    vectors, history = private_vectors(run, workspace, learned.model), workspace.split.before_test
+    vectors = private_vectors(run, workspace, learned.model, workspace.evaluated(workspace.split.test))
+    history = workspace.before_test
     scorer = learned.scorer(history, vectors, timelines=workspace.timelines(history, workspace.split.test))
     ratings = config.training.objective == "mse"
     figures = assess_ratings(workspace, scorer.ratings) if ratings else assess(workspace, scorer)
@@ -135,7 +137,7 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
             {"name": one.name, "kind": one.kind, "federated": one is federated, **one.result.to_json()}
             for one in [*baselines, federated]
         ],
-        "notes": [*workspace.notes, *_selection_notes(config)],
+        "notes": [*workspace.notes, *_selection_notes(config), *_sample_notes(workspace, ratings=ratings)],
     }
     write_json(run.results, results)
     write_json(run.recommendations, sample_recommendations(workspace, figures.lists, figures.evaluated_users))
@@ -186,16 +188,23 @@ def privacy_statement(config: Config, guarantee: Guarantee) -> dict[str, Any]:
     return plain | {"sentence": guarantee.sentence(), "simulated": warning}
 
 
-def private_vectors(run: RunFolder, workspace: Workspace, model: Recommender) -> np.ndarray | None:
-    """[users, p] the devices' private vectors, read from the simulated devices' own stores."""
+def private_vectors(
+    run: RunFolder, workspace: Workspace, model: Recommender, chosen: IntArray | None = None
+) -> np.ndarray | None:
+    """[users, p] the devices' private vectors, read from the simulated devices' own stores.
+
+    Args:
+        chosen: whose are read, ascending; the rows of others stay zero, and cost no memory. None reads everyone's.
+    """
     if not model.private_dimensions:
         return None
     vectors = np.zeros((workspace.shop.interactions.user_count, model.private_dimensions), dtype=np.float32)
     for folder in run.devices.glob("*/node-*-of-*"):
         index, nodes = (int(part) for part in folder.name.removeprefix("node-").split("-of-"))
-        users = np.arange(index, len(vectors), nodes)
-        store = DeviceStore(folder / "vectors", users=len(users), dimensions=model.private_dimensions)
-        vectors[users] = store.before(np.arange(len(users)), 2**62)
+        held = np.arange(index, len(vectors), nodes)
+        users = held if chosen is None else chosen[chosen % nodes == index]
+        store = DeviceStore(folder / "vectors", users=len(held), dimensions=model.private_dimensions)
+        vectors[users] = store.before(users // nodes, 2**62)
     return vectors
 
 
@@ -203,7 +212,7 @@ def sample_recommendations(workspace: Workspace, lists: np.ndarray | None, users
     """Lists of a few test users with what they did before, for the report; item indices, labels and pictures."""
     if lists is None:
         return []
-    history, test = workspace.split.before_test, workspace.split.test
+    history, test = workspace.before_test, workspace.split.test
     rows = np.linspace(0, len(users) - 1, min(SHOWN_USERS, len(users))).astype(int)
     shown = []
     for row in rows:
@@ -252,7 +261,8 @@ class _Observer:
             use_one_shot(self._model, band_ease(load_one_shot(self._run), config), config)
             self._one_shot_used = True
         load_parameters(self._model, parameters)
-        vectors = private_vectors(self._run, self._workspace, self._model)
+        chosen = None if config.training.objective == "mse" else self._workspace.evaluated(split.validation)
+        vectors = private_vectors(self._run, self._workspace, self._model, chosen)
         history = self._workspace.timelines(split.train, split.validation, split.test)
         scorer = ModelScorer(self._model, history, user_vectors=vectors, rating_range=config.training.rating_range)
         if config.training.objective == "mse":
@@ -262,7 +272,7 @@ class _Observer:
                 return None
             return {"mse": mse(scorer.ratings(users, chosen), split.validation.values[rated])}
         items = self._workspace.shop.catalogue.size
-        return quick_metrics(scorer, split.train, split.validation, config.evaluation.k, item_count=items)
+        return quick_metrics(scorer, split.train, split.validation, config.evaluation.k, item_count=items, users=chosen)
 
     def round_done(self, record: RoundRecord) -> None:
         if self._watcher is None:
@@ -402,6 +412,15 @@ def _selection_notes(config: Config) -> list[str]:
     if config.federation.early_stopping is not None:
         notes.append("training could stop early on a private validation figure: that choice is not charged")
     return notes
+
+
+def _sample_notes(workspace: Workspace, *, ratings: bool) -> list[str]:
+    """Whose figures these are, where not everybody's."""
+    users = None if ratings else workspace.evaluated(workspace.split.test)
+    if users is None:
+        return []
+    everyone = int((workspace.split.test.lengths > 0).sum())
+    return [f"test figures of {len(users)} users drawn at random (seeded) from {everyone} (evaluation.users)"]
 
 
 def _tell(watcher: Watcher | None, stage: str) -> None:

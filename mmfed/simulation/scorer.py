@@ -145,9 +145,12 @@ def _best_weight(found: RunModel, workspace: Workspace) -> float:
         return 0.0
     alone = ModelScorer(found.model, workspace.timelines(split.train, split.validation, split.test))
     items = workspace.shop.catalogue.size
+    users = workspace.evaluated(split.validation)
     values = []
     for weight in ENSEMBLE_WEIGHTS:
         score = RunScorer(alone, found.beside if weight else None, split.train, weight)
-        metrics = quick_metrics(score, split.train, split.validation, config.evaluation.k, item_count=items)
+        metrics = quick_metrics(
+            score, split.train, split.validation, config.evaluation.k, item_count=items, users=users
+        )
         values.append(metrics[config.evaluation.metric])
     return ENSEMBLE_WEIGHTS[int(np.argmax(values))]

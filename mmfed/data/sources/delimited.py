@@ -9,6 +9,7 @@ import codecs
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import polars as pl
 
@@ -95,17 +96,15 @@ def require_columns(table: TableFile, names: tuple[str, ...], findings: Findings
 
 
 def _read_csv(path: Path, findings: Findings, only: tuple[str, ...] | None) -> TableFile | None:
-    head = _head(path, findings)
+    head = csv_head(path, findings)
     if head is None:
         return None
     separator, header, line_end = head
-    names = _names(header, path.name, findings)
+    names = header_names(header, path.name, findings)
     if names is None:
         return None
     wanted = [i for i, name in enumerate(names) if name and (only is None or name in only)]
-    options = {"separator": separator, "has_header": False, "infer_schema": False, "eol_char": line_end}
-    schema = {f"column_{i + 1}": pl.String for i in range(len(names))}
-    frame = _parse_csv(path, findings, schema, wanted, options)
+    frame = _parse_csv(path, findings, separator, line_end, len(names), wanted)
     if frame is None:
         return None
     # Names are set here rather than by polars, which renames repeated ones.
@@ -113,23 +112,46 @@ def _read_csv(path: Path, findings: Findings, only: tuple[str, ...] | None) -> T
     return TableFile.of(path.name, frame, names, first_row=2)
 
 
+def read_csv_bytes(
+    source: Path | IO[bytes], separator: str, line_end: str, width: int, wanted: list[int], *, ragged: bool = False
+) -> pl.DataFrame:
+    """Rows of a CSV, its header among them, as strings in columns ``column_1`` … of those ``wanted``.
+
+    Args:
+        width: fields in the header.
+        ragged: whether rows with more fields are cut off.
+
+    Raises:
+        polars.exceptions.PolarsError: the rows do not fit, or are not UTF-8.
+    """
+    return pl.read_csv(
+        source,
+        separator=separator,
+        has_header=False,
+        infer_schema=False,
+        eol_char=line_end,
+        schema={f"column_{i + 1}": pl.String for i in range(width)},
+        columns=wanted or [0],
+        truncate_ragged_lines=ragged,
+    )
+
+
 def _parse_csv(
-    path: Path, findings: Findings, schema: dict[str, type[pl.String]], wanted: list[int], options: dict[str, object]
+    path: Path, findings: Findings, separator: str, line_end: str, width: int, wanted: list[int]
 ) -> pl.DataFrame | None:
-    read = {**options, "schema": schema, "columns": wanted or [0]}
     try:
-        return pl.read_csv(path, **read)  # type: ignore[arg-type]
+        return read_csv_bytes(path, separator, line_end, width, wanted)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if _not_utf8(path, findings) or not _misshapen(path, findings, str(options["separator"]), len(schema), reason):
+    if _not_utf8(path, findings) or not _misshapen(path, findings, separator, width, reason):
         return None
     try:
-        return pl.read_csv(path, **read, truncate_ragged_lines=True)  # type: ignore[arg-type]
+        return read_csv_bytes(path, separator, line_end, width, wanted, ragged=True)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
 
 
-def _head(path: Path, findings: Findings) -> tuple[str, list[str], str] | None:
+def csv_head(path: Path, findings: Findings) -> tuple[str, list[str], str] | None:
     """Separator, header fields and line end of a CSV."""
     with open(path, "rb") as file:
         start = file.read(_HEAD)
@@ -155,7 +177,8 @@ def _head(path: Path, findings: Findings) -> tuple[str, list[str], str] | None:
     return separator, header, line_end
 
 
-def _names(header: list[str], file: str, findings: Findings) -> list[str] | None:
+def header_names(header: list[str], file: str, findings: Findings) -> list[str] | None:
+    """Column names, trimmed and in lower case; None, with a finding, where they cannot be told apart."""
     names = [name.strip().lower() for name in header]
     if not any(names):
         findings.add(
@@ -225,7 +248,7 @@ def _misshapen(path: Path, findings: Findings, separator: str, width: int, reaso
 def _read_parquet(path: Path, findings: Findings, only: tuple[str, ...] | None) -> TableFile | None:
     try:
         header = list(pl.read_parquet_schema(path))
-        names = _names(header, path.name, findings)
+        names = header_names(header, path.name, findings)
         if names is None:
             return None
         wanted = {old: new for old, new in zip(header, names, strict=True) if new and (only is None or new in only)}

@@ -5,6 +5,7 @@ Where there is an ``own_content`` file it is read along (docs/own-content.md).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,14 @@ from mmfed.data.sources.delimited import TableFile, find_table, read_table_file,
 from mmfed.data.sources.encode import codes
 from mmfed.data.sources.items import read_items
 from mmfed.data.sources.own_content import read_own_content
-from mmfed.types import IntArray
+from mmfed.types import FloatArray, IntArray
 
 INTERACTION_COLUMNS = ("user", "item", "time", "action", "value")
+NO_ROW = ("there is a header but no row", "add the interactions of the shop.")
+BACK_IN_TIME = (
+    "the time is before that of the user's row above; rows are put in order of time",
+    "nothing to do, unless the file's order was meant.",
+)
 
 
 def load_table(folder: Path, *, interactions_optional: bool = False, own_content: bool = True) -> Shop:
@@ -84,10 +90,33 @@ def read_catalogue(folder: Path, findings: Findings) -> Shop | None:
     return Shop(name=folder.resolve().name, catalogue=catalogue, interactions=interactions, notes=notes)
 
 
-def _interactions(table: TableFile, catalogue: Catalogue | None, findings: Findings) -> Interactions | None:
-    if table.frame.height == 0:
-        findings.add("error", table.name, "there is a header but no row", "add the interactions of the shop.")
-        return None
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Checked rows of an interactions file, in the order of the file.
+
+    Attributes:
+        users: [rows] user ids; every column but ``reader`` holds the good rows only.
+        items: [rows] int32 index into the catalogue.
+        times, actions, values: as in ``Interactions``.
+        places: [rows] place of each good row among all rows that were read.
+        reader: for findings about these rows.
+    """
+
+    users: pl.Series
+    items: IntArray
+    times: IntArray
+    actions: IntArray
+    values: FloatArray
+    places: IntArray
+    reader: ColumnReader
+
+
+def read_events(table: TableFile, item_ids: pl.Series | None, findings: Findings) -> Events | None:
+    """Check the rows of an interactions file, or of a part of it.
+
+    Args:
+        item_ids: of the catalogue; None where it cannot be used, which leaves the other columns to check.
+    """
     reader = ColumnReader(table, findings)
     users, items = reader.ids("user"), reader.ids("item")
     times = reader.times("time")
@@ -96,42 +125,68 @@ def _interactions(table: TableFile, catalogue: Catalogue | None, findings: Findi
     for name, column in (("user", users), ("item", items), ("time", reader.text("time"))):
         what = "the cell is empty; the row is left out"
         reader.report("warning", name, column.is_null(), what, "fill it in, or delete the row.")
-    if catalogue is None:
+    if item_ids is None:
         return None
-    known = pl.Series(catalogue.item_ids, dtype=pl.String)
-    item_index = codes(items, known)
+    item_index = codes(items, item_ids)
     unknown = pl.Series(item_index < 0) & items.is_not_null()
     fix = "add the item there, or delete the row."
-    if unknown.any() and (codes(items.filter(unknown).str.replace(r"\.0$", ""), known) >= 0).any():
+    if unknown.any() and (codes(items.filter(unknown).str.replace(r"\.0$", ""), item_ids) >= 0).any():
         fix = "write the ids as the items file does: without .0 at the end."
     reader.report("error", "item", unknown, "{cell} is not in the items file", fix, items)
     keep = (users.is_not_null() & times.is_not_null() & pl.Series(item_index >= 0)).to_numpy()
-    user_names = users.filter(keep).unique(maintain_order=True)
-    user_index = codes(users, user_names)
-    interactions = group_by_user(
-        user_ids=user_names.to_list(),
-        users=user_index[keep],
+    return Events(
+        users=users.filter(keep),
         items=item_index[keep],
         times=times.filter(keep).to_numpy(),
         actions=actions.filter(keep).to_numpy(),
         values=values.filter(keep).cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        places=np.flatnonzero(keep),
+        reader=reader,
+    )
+
+
+def warn_of_a_single_user(file: str, users: int, findings: Findings) -> None:
+    """One person alone is a warning."""
+    if users == 1:
+        fix = "give the interactions of all customers; one person alone can neither be hidden nor learned from."
+        findings.add("warning", file, "there is a single user", fix, column="user")
+
+
+def _interactions(table: TableFile, catalogue: Catalogue | None, findings: Findings) -> Interactions | None:
+    if table.frame.height == 0:
+        findings.add("error", table.name, *NO_ROW)
+        return None
+    known = None if catalogue is None else pl.Series(catalogue.item_ids, dtype=pl.String)
+    events = read_events(table, known, findings)
+    if events is None or catalogue is None:
+        return None
+    user_names = events.users.unique(maintain_order=True)
+    users = codes(events.users, user_names)
+    interactions = group_by_user(
+        user_ids=user_names.to_list(),
+        users=users,
+        items=events.items,
+        times=events.times,
+        actions=events.actions,
+        values=events.values,
         item_count=catalogue.size,
     )
-    _warn_of_order(reader, user_index, times, keep)
-    if interactions.user_count == 1:
-        fix = "give the interactions of all customers; one person alone can neither be hidden nor learned from."
-        findings.add("warning", table.name, "there is a single user", fix, column="user")
+    _warn_of_order(events, users, table.frame.height)
+    warn_of_a_single_user(table.name, interactions.user_count, findings)
     return interactions
 
 
-def _warn_of_order(reader: ColumnReader, users: IntArray, times: pl.Series, keep: np.ndarray) -> None:
+def _warn_of_order(events: Events, users: IntArray, rows: int) -> None:
     """Warn of rows that are earlier than the row before them of the same user."""
-    rows = np.flatnonzero(keep)
-    order = rows[np.argsort(users[rows], kind="stable")]
-    seconds = times.fill_null(0).to_numpy()[order]
-    back = (np.diff(seconds) < 0) & (np.diff(users[order]) == 0)
-    if back.any():
-        bad = np.zeros(len(users), dtype=bool)
-        bad[order[1:][back]] = True
-        what = "the time is before that of the user's row above; rows are put in order of time"
-        reader.report("warning", "time", pl.Series(bad), what, "nothing to do, unless the file's order was meant.")
+    back = rows_back_in_time(users, events.times)
+    if len(back):
+        bad = np.zeros(rows, dtype=bool)
+        bad[events.places[back]] = True
+        events.reader.report("warning", "time", pl.Series(bad), *BACK_IN_TIME)
+
+
+def rows_back_in_time(users: IntArray, times: IntArray) -> IntArray:
+    """Places of the rows that are earlier than the row before them of the same user."""
+    order = np.argsort(users, kind="stable")
+    back = (np.diff(times[order]) < 0) & (np.diff(users[order]) == 0)
+    return order[1:][back]

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from mmfed.data.schema import Features, Interactions
-from mmfed.models.baselines.base import Baseline, check_catalogue, history_matrix, not_fitted
+from mmfed.models.baselines.base import Baseline, check_catalogue, not_fitted
 from mmfed.types import FloatArray, IntArray
 
 
@@ -22,8 +22,7 @@ class Popularity(Baseline):
 
     def fit(self, train: Interactions, *, seed: int, features: Mapping[str, Features] | None = None) -> Self:
         del seed, features  # nothing is drawn
-        held = history_matrix(train, np.arange(train.user_count))
-        self._counts = np.asarray(held.sum(axis=0), dtype=np.float64).ravel()
+        self._counts = train.users_per_item().astype(np.float64)
         return self
 
     def score(self, history: Interactions, users: IntArray) -> FloatArray:
