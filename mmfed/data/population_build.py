@@ -176,7 +176,8 @@ class _Numbers:
         distinct = users.unique(maintain_order=True).alias("id")
         asked = pl.DataFrame({"id": distinct}).with_row_index("place")
         found = asked.join(self._known, on="id", how="left").sort("place")["number"]
-        new = distinct.filter(found.is_null())
+        # Copied: a filtered string column keeps all strings alive that it was filtered from.
+        new = pl.Series(distinct.filter(found.is_null()).to_list(), dtype=pl.String)
         fresh = pl.Series(np.arange(len(self), len(self) + len(new), dtype=np.int32))
         numbers = found.fill_null(-1).to_numpy().copy()
         numbers[numbers < 0] = fresh.to_numpy()

@@ -194,8 +194,9 @@ class Interactions:
         """[items] number of distinct users of each item."""
         found = np.zeros(self.item_count, dtype=np.int64)
         for _, block in self.blocks():
-            cells = np.unique(block.user_of_row() * self.item_count + block.items)
-            found += np.bincount(cells % self.item_count, minlength=self.item_count)
+            cells = np.sort(block.user_of_row() * self.item_count + block.items)
+            first = np.concatenate([[True], cells[1:] != cells[:-1]])[: len(cells)]
+            found += np.bincount(cells[first] % self.item_count, minlength=self.item_count)
         return found
 
     def rows_per_item(self) -> IntArray:

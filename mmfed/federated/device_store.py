@@ -6,6 +6,7 @@ crash starts from the same state and gives the same update.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,7 @@ class DeviceStore:
     """
 
     def __init__(self, folder: Path, *, users: int, dimensions: int) -> None:
+        self._folder = folder
         with storage_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._vectors = _open(folder / VECTORS, np.float32, (users, 2, dimensions))
@@ -54,13 +56,14 @@ class DeviceStore:
     def put(self, users: IntArray, round_number: int, vectors: FloatArray) -> None:
         """As ``PrivateVectors.put``."""
         slot = 1 - np.maximum(newest_slot(self._rounds[users], round_number), 0)
-        # Each step is on disk before the next: a slot that names a round holds the whole vector of that round.
-        self._rounds[users, slot] = 0
-        self._rounds.flush()
-        self._vectors[users, slot] = vectors
-        self._vectors.flush()
-        self._rounds[users, slot] = round_number
-        self._rounds.flush()
+        with storage_faults(self._folder):
+            # Each step is on disk before the next: a slot that names a round holds the whole vector of that round.
+            self._rounds[users, slot] = 0
+            self._rounds.flush()
+            self._vectors[users, slot] = vectors
+            self._vectors.flush()
+            self._rounds[users, slot] = round_number
+            self._rounds.flush()
 
     def content(self) -> tuple[IntArray, FloatArray]:
         """[users, 2] rounds and [users, 2, d] vectors as they are, copied."""
@@ -89,9 +92,23 @@ def other_users(path: Path, found: str, needed: str) -> MmfedError:
 def _open(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.memmap:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     found = path.stat().st_size if path.exists() else 0
-    if found == 0:  # absent, or the process died before it had a size
-        with open(path, "wb") as file:
-            file.truncate(size)
+    if found == 0:
+        _allocate(path, size)
     elif found != size:
         raise other_users(path, f"{found} bytes", str(size))
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+def _allocate(path: Path, size: int) -> None:
+    """A file of zeros whose space is taken at once: on a full disk a write into a hole would kill the process."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with open(new, "wb") as file:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

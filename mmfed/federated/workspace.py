@@ -91,6 +91,11 @@ class Workspace:
         return self.split.before_test_of(self.evaluated(self.split.test))
 
     @cached_property
+    def train_users(self) -> IntArray:
+        """[items] distinct training users of each item."""
+        return self.split.train.users_per_item()
+
+    @cached_property
     def histories(self) -> Histories:
         """Training histories of all users, in user order; own content among them, up to the last interaction."""
         train = self.split.train

@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,27 @@ from mmfed.models.base import Recommender
 from mmfed.training.cohort import train_cohort
 from mmfed.training.reference import train_users
 from mmfed.training.update import CohortUpdate
+from simulations.benchmarks import population
 from simulations.benchmarks.workloads import WORKLOADS, Workload
 
 TOLERANCE = 1e-5
+POPULATION = "population"
 COLUMNS = ("workload", "engine, users/cpu-s", "definition, users/cpu-s", "ratio", "share of floor", "difference")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one table; exit with 1 where an update differs from the definition."""
-    names = [workload.name for workload in WORKLOADS]
+    names = [*(workload.name for workload in WORKLOADS), POPULATION]
     parser = argparse.ArgumentParser(
         prog="python -m simulations.benchmarks",
         description=__doc__,
-        epilog="Example: python -m simulations.benchmarks --quick --only W2 W4",
+        epilog="Example: python -m simulations.benchmarks --quick --only W2 W4\n"
+        f"{POPULATION} (a million users on disk) is measured only where it is named: it takes a quarter of an hour.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="fewer users and repetitions: about a minute")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="some of " + ", ".join(names))
+    parser.add_argument("--folder", type=Path, help=f"keep the shops of {POPULATION} there for the next time")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of PyTorch (default 1)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
@@ -54,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"Python {platform.python_version()}, PyTorch {torch.__version__}; "
         f"a large matrix product: {peak / 1e9:.0f} GFLOP/s"
     )
-    print(machine, " | ".join(COLUMNS), sep="\n")
-    rows = []
+    print(machine)
+    rows, large = [], None
+    if not chosen.only or set(chosen.only) - {POPULATION}:
+        print(" | ".join(COLUMNS))
     for workload in WORKLOADS:
         if chosen.only and workload.name not in chosen.only:
             continue
@@ -63,10 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             workload = replace(workload, users=max(workload.users // 4, 16), few=max(workload.few // 4, 4))
         rows.append(measured(workload, peak, repetitions=2 if chosen.quick else 5))
         print(" | ".join(cells(rows[-1])), flush=True)
+    if chosen.only and POPULATION in chosen.only:
+        large = population.measured(population.QUICK if chosen.quick else population.FULL, chosen.folder)
+        print(" | ".join(population.COLUMNS), *(" | ".join(row) for row in population.table(large)), sep="\n")
+        print(f"a round of {large['scale']['cohort']} at most / fewest enrolled: {large['growth']:.2f}")
     if chosen.json:
-        chosen.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        figures = {"machine": machine, "rows": rows} | ({} if large is None else {POPULATION: large})
+        chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if chosen.markdown:
-        chosen.markdown.write_text(page(machine, rows), encoding="utf-8")
+        chosen.markdown.write_text(page(machine, rows, large), encoding="utf-8")
     wrong = [row["workload"] for row in rows if not row["difference"] <= TOLERANCE]
     if wrong:
         raise SystemExit(f"the update of {', '.join(wrong)} differs from the definition by more than {TOLERANCE:g}.")
@@ -109,7 +120,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [row["workload"], *speeds, share, f"{row['difference']:.1e}"]
 
 
-def page(machine: str, rows: Sequence[dict[str, Any]]) -> str:
+def page(machine: str, rows: Sequence[dict[str, Any]], large: Mapping[str, Any] | None = None) -> str:
     """The table as a page of Markdown."""
     lines = [
         "# Performance of the cohort engine",
@@ -119,10 +130,19 @@ def page(machine: str, rows: Sequence[dict[str, Any]]) -> str:
         machine,
         "",
     ]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    lines += ["", *(f"- {row['workload']}: {row['about']}" for row in rows), ""]
-    lines += ["All are clipped user by user. The floor counts the products that no way of computing it avoids.", ""]
+    if rows:
+        lines += ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+        lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+        lines += ["", *(f"- {row['workload']}: {row['about']}" for row in rows), ""]
+        lines += ["All are clipped user by user. The floor counts the products that no way of computing it avoids.", ""]
+    if large is not None:
+        lines += ["| " + " | ".join(population.COLUMNS) + " |", "|---:|---|" + "---:|" * (len(population.COLUMNS) - 2)]
+        lines += ["| " + " | ".join(row) + " |" for row in population.table(large)]
+        lines += [
+            "",
+            f"A round of {large['scale']['cohort']}: × {large['growth']:.2f} at most over the fewest enrolled.",
+        ]
+        lines += [f"Memory-mapped against in memory, difference of the models: {large['difference']:.1e}.", ""]
     return "\n".join(lines)
 
 
