@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,30 +125,33 @@ def _cut(shop: Shop, section: SplitSection, folder: Path) -> Built:
     held = held_out(shop, section) if section.cold_items or section.new_users else None
     span = None
     if section.kind == "global-time":
-        ends = [(block.times.min(), block.times.max()) for block, _ in _warm(shop, held) if len(block)]
+        ends = [(block.times.min(), block.times.max()) for block in _warm(shop, held) if len(block)]
         span = time_span(np.array(ends, dtype=np.int64).ravel())
-    writers = {part: InteractionWriter(folder / part, ids=False) for part in PARTS}
-    for block, _ in _warm(shop, held):
-        parts = time_parts(block, section, span)
-        for number, writer in enumerate(writers.values()):
-            writer.append(block.keep_rows(parts == number))
-    if not sum(writer.rows for writer in writers.values()):
-        raise all_held_out(shop)
-    files = {f"{part}/{name}": entry for part, writer in writers.items() for name, entry in writer.finish().items()}
+    files = {}
+    with ExitStack() as stack:
+        writers = {part: stack.enter_context(InteractionWriter(folder / part, ids=False)) for part in PARTS}
+        for block in _warm(shop, held):
+            parts = time_parts(block, section, span)
+            for number, writer in enumerate(writers.values()):
+                writer.append(block.keep_rows(parts == number))
+        if not sum(writer.rows for writer in writers.values()):
+            raise all_held_out(shop)
+        for part, writer in writers.items():
+            files |= {f"{part}/{name}": entry for name, entry in writer.finish().items()}
     for part in PARTS:
         sync_folder(folder / part)
     told = describe_split(section, span)
     return Built(files, (told if held is None else f"{told}; {held.description}",))
 
 
-def _warm(shop: Shop, held: HeldOut | None) -> Iterator[tuple[Interactions, int]]:
-    """Blocks of users without held-out rows, each with its first user."""
+def _warm(shop: Shop, held: HeldOut | None) -> Iterator[Interactions]:
+    """Blocks of users without held-out rows."""
     for first, block in shop.interactions.blocks():
         if held is None:
-            yield block, first
+            yield block
         else:
             own = HeldOut(held.items, held.users[first : first + block.user_count])
-            yield block.keep_rows(~own.rows(block)), first
+            yield block.keep_rows(~own.rows(block))
 
 
 def _made(home: Path, build: Callable[[Path], Built]) -> Mapping[str, Any]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -74,46 +75,49 @@ def build_interactions(
     """
     findings = Findings()
     raw = folder / "raw"
-    noted = _note(source, catalogue, section, raw, findings)
+    noted = _note(source, catalogue, raw, findings)
     findings.raise_first_error()
-    users = len(noted.names) if section.users is None else min(section.users, len(noted.names))
-    counts = noted.counts[:users]
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    edges = _edges(starts, block)
+    met = len(noted.names)
+    users = min(section.users or met, met)
+    starts = np.concatenate([[0], np.cumsum(noted.counts)]).astype(np.int64)
+    edges = _edges(starts, block, users)
     if not noted.grouped:
         raw = _by_block(raw, folder / "blocks", starts, edges, block)
-    writer, dropped, back = InteractionWriter(folder, ids=True), np.zeros(3, dtype=np.int64), 0
-    for first, last in itertools.pairwise(edges):
-        columns = {name: _read(raw, name, int(starts[first]), int(starts[last])) for name in _RAW}
-        columns["users"] = columns["users"] - first
-        back += len(rows_back_in_time(columns["users"], columns["times"]))
-        names = noted.names[first:last].to_list()
-        found = group_by_user(user_ids=names, item_count=catalogue.size, **columns)
-        cleaned = clean_interactions(found, None, repeats=section.repeats, minimum_value=section.minimum_value)
-        dropped += cleaned.dropped
-        writer.append(cleaned.interactions)
-    shutil.rmtree(raw)
-    if not writer.rows:
-        raise MmfedError(ExitCode.DATA, f"{shop}: {NOTHING_LEFT}.", NOTHING_LEFT_FIX)
+    dropped, back = np.zeros(3, dtype=np.int64), 0
+    with InteractionWriter(folder, ids=True) as writer:
+        for first, last in itertools.pairwise(edges.tolist()):
+            columns = {name: _read(raw, name, int(starts[first]), int(starts[last])) for name in _RAW}
+            columns["users"] = columns["users"] - first
+            back += len(rows_back_in_time(columns["users"], columns["times"]))
+            if first >= users:
+                continue
+            names = noted.names[first:last].to_list()
+            found = group_by_user(user_ids=names, item_count=catalogue.size, **columns)
+            cleaned = clean_interactions(found, None, repeats=section.repeats, minimum_value=section.minimum_value)
+            dropped += cleaned.dropped
+            writer.append(cleaned.interactions)
+        shutil.rmtree(raw)
+        if not writer.rows:
+            raise MmfedError(ExitCode.DATA, f"{shop}: {NOTHING_LEFT}.", NOTHING_LEFT_FIX)
+        files = writer.finish()
     if back:
         findings.add("warning", source.name, *BACK_IN_TIME, column="time", rows=range(back))
-    warn_of_a_single_user(source.name, len(noted.names), findings)
+    warn_of_a_single_user(source.name, met, findings)
     notes = list(findings.notes)
-    if users < len(noted.names):
-        notes.append(f"only the first {users} of {len(noted.names)} users were kept (data.users)")
+    if users < met:
+        notes.append(f"only the first {users} of {met} users were kept (data.users)")
     rows, repeated, empty = dropped.tolist()
     notes += cleaning_notes((rows, repeated, empty), repeats=section.repeats, minimum_value=section.minimum_value)
-    return Built(writer.finish(), tuple(notes))
+    return Built(files, tuple(notes))
 
 
-def _note(source: Path, catalogue: Catalogue, section: DataSection, raw: Path, findings: Findings) -> _Noted:
-    """Check all rows and append them to the raw columns; those of users beyond ``data.users`` are left out."""
+def _note(source: Path, catalogue: Catalogue, raw: Path, findings: Findings) -> _Noted:
+    """Check all rows and append them to the raw columns."""
     raw.mkdir()
     known = pl.Series(catalogue.item_ids, dtype=pl.String)
     numbers, counts = _Numbers(), np.zeros(0, dtype=np.int64)
     grouped, last, any_row, any_part = True, -1, False, False
-    files = {name: open(raw / name, "wb") for name in _RAW}  # noqa: SIM115 - closed below
-    try:
+    with _columns(raw) as files:
         for table in _parts(source, findings):
             if not any_part and not require_columns(table, INTERACTION_COLUMNS[:3], findings):
                 break
@@ -124,25 +128,18 @@ def _note(source: Path, catalogue: Catalogue, section: DataSection, raw: Path, f
             if events is None or not len(events.users):
                 continue
             users = numbers.of(events.users)
-            kept = users < (section.users or 2**31)
             columns = {
-                "users": users[kept],
-                "items": events.items[kept],
-                "times": events.times[kept],
-                "actions": events.actions[kept],
-                "values": events.values[kept],
+                "users": users,
+                "items": events.items,
+                "times": events.times,
+                "actions": events.actions,
+                "values": events.values,
             }
             for name, kind in _RAW.items():
                 files[name].write(columns[name].astype(kind, copy=False).tobytes())
-            if len(numbers) > len(counts):
-                counts = np.concatenate([counts, np.zeros(len(numbers) - len(counts), dtype=np.int64)])
-            if len(columns["users"]):
-                counts += np.bincount(columns["users"], minlength=len(counts))
-                steps = np.diff(columns["users"], prepend=last)
-                grouped, last = grouped and bool((steps >= 0).all()), int(columns["users"][-1])
-    finally:
-        for file in files.values():
-            file.close()
+            counts = np.concatenate([counts, np.zeros(len(numbers) - len(counts), dtype=np.int64)])
+            counts += np.bincount(users, minlength=len(counts))
+            grouped, last = grouped and bool((np.diff(users, prepend=last) >= 0).all()), int(users[-1])
     if any_part and not any_row:
         findings.add("error", source.name, *NO_ROW)
     return _Noted(numbers.names, counts, grouped)
@@ -186,11 +183,10 @@ class _Numbers:
         return numbers[codes(users, distinct)]
 
 
-def _edges(starts: IntArray, block: int) -> IntArray:
-    """Users at which blocks of about ``block`` rows begin, and the end; every block holds a whole user."""
-    wanted = np.arange(block, int(starts[-1]), block)
-    inner = np.searchsorted(starts, wanted, side="left")
-    return np.unique(np.concatenate([[0], inner, [len(starts) - 1]])).astype(np.int64)
+def _edges(starts: IntArray, block: int, users: int) -> IntArray:
+    """Users at which blocks of about ``block`` rows begin, user ``users`` among them, and the end."""
+    inner = np.searchsorted(starts, np.arange(block, int(starts[-1]), block), side="left")
+    return np.unique(np.concatenate([[0, users], inner, [len(starts) - 1]])).astype(np.int64)
 
 
 def _by_block(raw: Path, target: Path, starts: IntArray, edges: IntArray, block: int) -> Path:
@@ -198,8 +194,7 @@ def _by_block(raw: Path, target: Path, starts: IntArray, edges: IntArray, block:
     target.mkdir()
     rows = int(starts[-1])
     places = starts[edges[:-1]].copy()
-    files = {name: open(target / name, "wb") for name in _RAW}  # noqa: SIM115 - closed below
-    try:
+    with _columns(target) as files:
         for start in range(0, rows, block):
             columns = {name: _read(raw, name, start, min(start + block, rows)) for name in _RAW}
             owner = np.searchsorted(edges, columns["users"], side="right") - 1
@@ -212,11 +207,15 @@ def _by_block(raw: Path, target: Path, starts: IntArray, edges: IntArray, block:
                     files[name].seek(int(places[number]) * np.dtype(kind).itemsize)
                     files[name].write(columns[name][chosen].tobytes())
             places += counts
-    finally:
-        for file in files.values():
-            file.close()
     shutil.rmtree(raw)
     return target
+
+
+@contextmanager
+def _columns(folder: Path) -> Iterator[dict[str, IO[bytes]]]:
+    """New raw columns to write to, all closed in the end even where the disk refuses the last bytes of one."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(open(folder / name, "wb")) for name in _RAW}
 
 
 def _read(folder: Path, name: str, first: int, last: int) -> np.ndarray:

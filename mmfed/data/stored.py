@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, overload
 
@@ -79,6 +80,9 @@ class _HashedFile:
         self._file.close()
         return [self._bytes, self._hash.hexdigest()]
 
+    def close(self) -> None:
+        self._file.close()
+
 
 class InteractionWriter:
     """Writes interactions of successive users into a folder; memory does not grow with them.
@@ -95,6 +99,15 @@ class InteractionWriter:
         self._ids, self._rows, self._characters = ids, 0, 0
         for name in (OFFSETS, *((ENDS,) if ids else ())):
             self._files[name].write(np.zeros(1, dtype="<i8").tobytes())
+
+    def __enter__(self) -> InteractionWriter:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        """Close what ``finish`` did not."""
+        with ExitStack() as stack:
+            for file in self._files.values():
+                stack.callback(file.close)
 
     @property
     def rows(self) -> int:
