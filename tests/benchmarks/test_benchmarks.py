@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from simulations.benchmarks import __main__ as benchmarks
+from simulations.benchmarks import population
 from simulations.benchmarks.workloads import WORKLOADS
 
 
@@ -44,3 +45,20 @@ def test_a_wrong_update_stops_it(monkeypatch):
     monkeypatch.setattr(benchmarks, "train_cohort", unclipped)
     with pytest.raises(SystemExit, match="W4 differs"):
         benchmarks.main(["--quick"])
+
+
+@pytest.mark.slow
+def test_a_population_is_measured(tmp_path):
+    scale = population.Scale((80,), 20, 1, 80, 40, 50)
+    found = population.measured(scale, tmp_path)
+    assert found["difference"] <= population.TOLERANCE
+    whats = [(row["users"], row["what"]) for row in found["rows"]]
+    assert whats == [(80, what) for what in ("write the shop", "build the files", "rounds", "an epoch")]
+    assert found["rows"][-1]["rounds"] == 2
+    assert "80" in benchmarks.page("here", [], found)
+
+
+def test_a_population_that_differs_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(population, "disk_against_memory", lambda folder: 1e-3)
+    with pytest.raises(RuntimeError, match="differs"):
+        population.measured(population.QUICK, tmp_path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -136,3 +139,24 @@ def test_another_number_of_users_is_a_fault_and_loses_nothing(opened, folder):
         opened(folder, USERS + 1)
     assert fault.value.code is ExitCode.STORAGE
     np.testing.assert_array_equal(opened(folder).before(np.arange(USERS), 2), vectors(1))
+
+
+def test_a_full_disk_is_a_fault_and_leaves_no_file(folder, monkeypatch):
+    def refuse(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(MmfedError) as fault:
+            opened(folder)
+    assert fault.value.code == ExitCode.STORAGE
+    assert "No space left" in fault.value.message
+    assert list(folder.iterdir()) == []
+    assert not opened(folder).before(np.arange(USERS), 1).any()
+
+
+def test_the_space_is_taken_at_once(folder):
+    """A write into a hole of the file kills the process where the disk has filled up since."""
+    DeviceStore(folder, users=1000, dimensions=8)
+    taken = (folder / "vectors.f32").stat()
+    assert taken.st_blocks * 512 >= taken.st_size == 1000 * 2 * 8 * 4
