@@ -14,6 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.person_attributes import PersonAttributes
 
 PrivacyMode = Literal["none", "user-central", "record"]
 ModalityName = Literal["image", "text", "attributes", "audio", "video"]
@@ -89,6 +90,10 @@ class DataSection(_Section):
         default="auto",
         description="table: keep interactions as memory-mapped files in the cache folder instead of in memory; auto: "
         "from 2 million rows (Parquet) or 100 MB (CSV)",
+    )
+    people: PersonAttributes = Field(
+        default=(),
+        description="what people may say of themselves: by attribute where its bands begin, or its categories",
     )
     split: SplitSection = SplitSection()
 

@@ -17,6 +17,7 @@ SPECIAL: dict[str, Any] = {
     "run.name": "other-1",
     "run.folder": "elsewhere",
     "data.path": "some/where",
+    "data.people": {"age": [20.0, 30.0], "region": ["north", "south"]},
     "features.cache": "a/cache",
     "features.modalities": ["audio"],
     "evaluation.metric": "recall@5",
@@ -72,6 +73,8 @@ def value_of(config: Config, key: str) -> Any:
 
 
 def as_override(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{key}={{{', '.join(as_override(name, one) for name, one in value.items())}}}"
     return f"{key}={tomli_w.dumps({'v': value}).removeprefix('v = ').strip()}"
 
 

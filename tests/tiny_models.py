@@ -41,11 +41,17 @@ def tiny_features(
 
 
 def tiny_model(
-    config: Config, features: ItemFeatures | None = None, *, dtype: torch.dtype = torch.float64, seed: int = 1
+    config: Config,
+    features: ItemFeatures | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 1,
+    answers: int = 0,
 ) -> Recommender:
     """A model whose parameters are all away from zero, so that no gradient vanishes by symmetry."""
     ratings = config.training.objective == "mse"
-    model = build_recommender(config.model, features or tiny_features(), seed=seed, ratings=ratings).to(dtype)
+    catalogue = features or tiny_features()
+    model = build_recommender(config.model, catalogue, seed=seed, ratings=ratings, answers=answers).to(dtype)
     model.features = model.features.to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

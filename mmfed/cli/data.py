@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmfed.cli.options import FormatOption, examples
+from mmfed.cli.options import FormatOption, SetOption, examples
 from mmfed.cli.terminal import Format, emit, say
 from mmfed.errors import ExitCode, MmfedError
 
@@ -19,19 +19,27 @@ app = typer.Typer(
 
 @app.command(
     short_help="Report every fault of a shop's files.",
-    epilog=examples("mmfed data check myshop", "mmfed data check myshop --format json"),
+    epilog=examples(
+        "mmfed data check myshop",
+        "mmfed data check myshop --set 'data.people.age=[18,25,35,45,55]'",
+        "mmfed data check myshop --format json",
+    ),
 )
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+    settings: SetOption = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Examine the shop in DIR and report every fault with its file, row, column and mend.
 
     Exit code 4 if a fault keeps the shop from loading; after warnings it loads. docs/data.md describes the files.
+    Settings of data are those to be trained with: what is read of people.csv, how the tables are cleaned.
     """
+    from mmfed.config import build_config
     from mmfed.data.check import check_shop
 
-    report = check_shop(folder)
+    chosen = build_config({"data": {"source": "table", "path": str(folder)}}, settings or [])
+    report = check_shop(folder, chosen.data)
     if output is Format.JSON:
         findings = [asdict(finding) for finding in report.findings]
         emit({"folder": str(folder), "ok": report.ok, "counts": dict(report.counts), "findings": findings})

@@ -14,6 +14,7 @@ from mmfed.data.pictures import picture_fault
 from mmfed.data.preprocess import clean, price_outliers
 from mmfed.data.recordings import sound_fault, video_fault
 from mmfed.data.schema import Shop
+from mmfed.data.sources.people import proposed_people
 from mmfed.data.sources.table import read_table
 from mmfed.data.twins import item_twins
 from mmfed.errors import MmfedError
@@ -47,13 +48,14 @@ def check_shop(folder: Path, section: DataSection | None = None) -> CheckReport:
     and look-alike items are examined here only.
 
     Args:
-        section: the cleaning to try (``repeats``, ``minimum_value``); None takes the defaults.
+        section: the cleaning to try (``repeats``, ``minimum_value``) and what people may say about themselves
+            (``people``); None takes the defaults.
     """
     section = section or DataSection.model_validate({"source": "table", "path": folder})
     findings = Findings()
     shop = None
     if folder.is_dir():
-        shop = read_table(folder, findings)
+        shop = read_table(folder, findings, people=tuple(one for one in section.people if one.size))
     else:
         findings.add("error", str(folder), "no such folder", "give the folder that holds the shop's files.")
     if shop is not None:
@@ -62,6 +64,7 @@ def check_shop(folder: Path, section: DataSection | None = None) -> CheckReport:
         for files in _media(shop):
             _check_media(files, folder, findings)
         _check_twins(shop, folder, findings)
+        _check_people(folder, section, findings)
     counts = {
         "users": 0 if shop is None else shop.interactions.user_count,
         "items": 0 if shop is None else shop.catalogue.size,
@@ -143,6 +146,19 @@ def _check_twins(shop: Shop, folder: Path, findings: Findings) -> None:
     what = f"{len(twins.pairs)} pairs of items share more than {TWIN_OVERLAP:.0%} of their customers{among}: {shown}"
     fix = "merge them where they are variants of one product: they make figures look better than they are."
     findings.add("warning", _file(folder, "interactions"), what, fix, column="item")
+
+
+def _check_people(folder: Path, section: DataSection, findings: Findings) -> None:
+    """A file of people of which nothing is asked, and the other way round."""
+    asked, there = section.people, proposed_people(folder)
+    unlisted = [one.name for one in asked if not one.size]
+    for name, listed in there.items():
+        if not asked or name in unlisted:
+            fix = f"if the model may use it, list its values in the configuration: data.people.{name} = {listed}."
+            findings.add("warning", _file(folder, "people"), "the column is not used", fix, column=name)
+    if asked and not there:
+        fix = "put it into the folder, or leave out data.people; devices may do without it."
+        findings.add("warning", "people.csv", "no such file, so nobody says anything", fix)
 
 
 def _file(folder: Path, stem: str) -> str:

@@ -9,11 +9,13 @@ import numpy as np
 
 from mmfed.config import DataSection, SplitSection
 from mmfed.data.own_content import OwnContent
+from mmfed.data.people import nobody
 from mmfed.data.population import is_large, load_population, split_population
 from mmfed.data.preprocess import clean, clip_price_outliers
 from mmfed.data.schema import Shop, Split
 from mmfed.data.split import no_split, split_shop
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.person_attributes import PersonAttribute
 
 
 def load_shop(
@@ -30,19 +32,51 @@ def load_shop(
     Raises:
         MmfedError: names the file, row and column at fault, or says that nothing is left.
     """
+    _check_listed(section)
     if cache is not None and _on_disk(section):
         shop = load_population(_folder(section), section, cache)
         catalogue, notes = clip_price_outliers(shop.catalogue)
         shop = replace(shop, catalogue=catalogue, notes=(*shop.notes, *notes))
         return shop if shop.own is None else _with_own_content(shop, shop.own)
-    shop = _read(section, seed, interactions_optional)
+    shop = _with_people(_read(section, seed, interactions_optional), section.people)
     if interactions_optional and shop.interactions.user_count == 0:
         catalogue, notes = clip_price_outliers(shop.catalogue)
         return replace(shop, catalogue=catalogue, notes=(*shop.notes, *notes))
     if section.users is not None and section.source != "demo" and section.users < shop.interactions.user_count:
         shop = _first_users(shop, section.users)
     shop = clean(shop, repeats=section.repeats, minimum_value=section.minimum_value)
-    return shop if shop.own is None else _with_own_content(shop, shop.own)
+    shop = shop if shop.own is None else _with_own_content(shop, shop.own)
+    if shop.people is None:
+        return shop
+    people = shop.people.for_users(shop.interactions.user_ids)
+    return replace(shop, people=people, notes=(*shop.notes, *people.notes()))
+
+
+def _with_people(shop: Shop, asked: tuple[PersonAttribute, ...]) -> Shop:
+    """Who was asked and has no file of answers gave none."""
+    return replace(shop, people=nobody(asked)) if asked and shop.people is None else shop
+
+
+def _check_listed(section: DataSection) -> None:
+    """What there is to answer is public knowledge: it is written down, never gathered from the people.
+
+    Raises:
+        MmfedError: an attribute without values, or a source that knows nothing about people.
+    """
+    for one in section.people:
+        if not one.size:
+            raise MmfedError(
+                ExitCode.CONFIG,
+                f"data.people.{one.name} lists no values.",
+                f"write where its bands begin, data.people.{one.name} = [18, 35], or its categories, "
+                "['north', 'south']; `mmfed data check` proposes a list from a file of simulated people.",
+            )
+    if section.people and section.source not in ("table", "movielens"):
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f'data.source = "{section.source}" knows nothing about people.',
+            "leave out data.people, or take a table or MovieLens.",
+        )
 
 
 def load_split(shop: Shop, section: SplitSection) -> Split:
@@ -58,6 +92,14 @@ def load_split(shop: Shop, section: SplitSection) -> Split:
 
 def _on_disk(section: DataSection) -> bool:
     if section.source != "table" or section.on_disk == "never":
+        return False
+    if section.people:
+        if section.on_disk == "always":
+            raise MmfedError(
+                ExitCode.CONFIG,
+                "data.on_disk = 'always' has no place for data.people yet.",
+                "leave out data.people, or set data.on_disk = 'never'.",
+            )
         return False
     folder = _folder(section)
     return any(folder.glob("interactions.*")) and (section.on_disk == "always" or is_large(folder))
@@ -81,11 +123,16 @@ def _read(section: DataSection, seed: int, interactions_optional: bool) -> Shop:
     if section.source == "table":
         from mmfed.data.sources.table import load_table
 
-        return load_table(folder, interactions_optional=interactions_optional, own_content=section.own_content)
+        return load_table(
+            folder,
+            interactions_optional=interactions_optional,
+            own_content=section.own_content,
+            people=section.people,
+        )
     if section.source == "movielens":
         from mmfed.data.sources.movielens import load_movielens
 
-        return load_movielens(folder)
+        return load_movielens(folder, section.people)
     from mmfed.data.sources.mmrec import load_mmrec
 
     return load_mmrec(folder)

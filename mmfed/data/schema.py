@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mmfed.data.own_content import OwnContent
+from mmfed.data.people import People
 from mmfed.types import BoolArray, FloatArray, IntArray
 
 BLOCK = 1_000_000  # rows computed at a time where all users are visited
@@ -253,6 +254,8 @@ class Shop:
         own: what people wrote, photographed, said or filmed, private as well; once loaded, of the users of
             ``interactions``. None where the source has none.
         stored: the folder whose memory-mapped files ``interactions`` are; None where they are in memory.
+        people: what people say about themselves, private as well; once loaded, of the users of ``interactions``. None
+            where nobody was asked (``data.people``).
     """
 
     name: str
@@ -262,6 +265,7 @@ class Shop:
     parts: IntArray | None = None
     own: OwnContent | None = None
     stored: Path | None = None
+    people: People | None = None
 
 
 @dataclass(frozen=True, eq=False)

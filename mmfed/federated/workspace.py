@@ -103,7 +103,12 @@ class Workspace:
             return histories_of(train, self.user_keys)
         ends = train.indptr[1:]
         last = np.where(train.lengths > 0, train.times[np.maximum(ends, 1) - 1] if len(train) else 0, NEVER)
-        return histories_of(self.with_own(train, self.own, last), self.user_keys)
+        return histories_of(self.with_own(train, self.own, last), self.user_keys, self.people)
+
+    @cached_property
+    def people(self) -> IntArray | None:
+        """[users, attributes] what people say about themselves, as ``HistoryBatch.person``; None: nobody was asked."""
+        return None if self.shop.people is None else self.shop.people.rows
 
     def timelines(self, history: Interactions, *later: Interactions) -> Interactions | Timelines:
         """A history with the own content of its users before the first interaction of ``later`` (everything without).
@@ -135,8 +140,11 @@ class Workspace:
 
     def new_model(self) -> Recommender:
         """A freshly initialised model; the same on every node of a run."""
-        ratings = self.config.training.objective == "mse"
-        return build_recommender(self.config.model, self.item_features, seed=self.config.run.seed, ratings=ratings)
+        config, answers = self.config, sum(one.size for one in self.config.data.people)
+        ratings = config.training.objective == "mse"
+        return build_recommender(
+            config.model, self.item_features, seed=config.run.seed, ratings=ratings, answers=answers
+        )
 
 
 def _without_frozen(plan: TowerPlan | None, items: int) -> Features | None:
@@ -146,11 +154,15 @@ def _without_frozen(plan: TowerPlan | None, items: int) -> Features | None:
     return Features(np.zeros((items, 0), dtype=np.float32), plan.present)
 
 
-def histories_of(source: Interactions | Timelines, keys: IntArray) -> Histories:
-    """Interactions, or they and own content, as sequences named by user key."""
+def histories_of(source: Interactions | Timelines, keys: IntArray, people: IntArray | None = None) -> Histories:
+    """Interactions, or they and own content, as sequences named by user key.
+
+    Args:
+        people: [users, attributes] what people say about themselves.
+    """
     indptr = np.asarray(source.indptr, dtype=np.int64)
     own, features = (source.rows, source.features) if isinstance(source, Timelines) else (None, None)
-    return Histories(keys, indptr, source.items, source.values, source.actions, own, features)
+    return Histories(keys, indptr, source.items, source.values, source.actions, own, features, people)
 
 
 def load_workspace(
@@ -186,6 +198,7 @@ def load_workspace(
         _WORKSPACES.clear()
         _SHOPS[sources] = (shop, split, features, _own(shop, config, features, own_vault))
     check_own_content(config, _SHOPS[sources][0])
+    check_people(config)
     if len(_WORKSPACES) >= _MOST_WORKSPACES:
         _WORKSPACES.clear()
     shop, split, features, own = _SHOPS[sources]
@@ -229,6 +242,21 @@ def check_own_content(config: Config, shop: Shop) -> None:
                 f"{setting} has no place for own content (queries, reviews, photos): {reason}.",
                 "set data.own_content = false.",
             )
+
+
+def check_people(config: Config) -> None:
+    """Refuse what the answers of people have no place in.
+
+    Raises:
+        MmfedError: record-level privacy.
+    """
+    if config.data.people and config.privacy.mode == "record":
+        raise MmfedError(
+            ExitCode.CONFIG,
+            "privacy.mode = 'record' has no place for data.people: its unit is a window of interactions, and what "
+            "people say about themselves belongs to none.",
+            "leave out data.people, or take privacy.mode = 'user-central'.",
+        )
 
 
 _MOST_WORKSPACES = 8

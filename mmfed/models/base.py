@@ -224,6 +224,8 @@ class HistoryBatch(NamedTuple):
         user_vectors: [users, p] everything private about a user as one vector, see ``Recommender.private_dimensions``.
         ratings: [users, events] ratings as a share of the rating range, in [0, 1]; 0.5 where there is none.
         own: which of the events are own content; empty for people without (None would be a leaf to ``vmap``).
+        person: [users, attributes] int64, what each user says about the own person as rows of the model's table of
+            answers, -1 where there is no answer; empty where nobody was asked.
     """
 
     items: Tensor
@@ -234,6 +236,7 @@ class HistoryBatch(NamedTuple):
     user_vectors: Tensor
     ratings: Tensor
     own: OwnEvents | tuple[()] = ()
+    person: Tensor | tuple[()] = ()
 
 
 def rating_shares(values: np.ndarray, low_high: tuple[float, float]) -> np.ndarray:

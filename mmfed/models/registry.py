@@ -21,12 +21,13 @@ RECOMMENDERS: dict[str, str] = {
 
 
 def build_recommender(
-    section: ModelSection, features: ItemFeatures, *, seed: int, ratings: bool = False
+    section: ModelSection, features: ItemFeatures, *, seed: int, ratings: bool = False, answers: int = 0
 ) -> Recommender:
     """A freshly initialised recommender.
 
     Args:
         ratings: for the mse objective: the model predicts ratings instead of ranking.
+        answers: what people may say about themselves, the answers of all attributes together.
 
     Raises:
         MmfedError: unknown name, or neither content nor item ids to tell items apart.
@@ -46,4 +47,4 @@ def build_recommender(
             "set model.item_ids = true or give the shop pictures, texts or attributes.",
         )
     module, _, kind = RECOMMENDERS[section.name].partition(":")
-    return getattr(import_module(module), kind)(features, section, seed=seed, ratings=ratings)
+    return getattr(import_module(module), kind)(features, section, seed=seed, ratings=ratings, answers=answers)

@@ -31,6 +31,7 @@ class ModelScorer:
         model: the recommender.
         history: what each user did up to the moment of the recommendation; with ``Timelines``, own content among it.
         user_vectors: [users, p] private vectors; None for models without.
+        people: [users, attributes] what users say about themselves, as ``HistoryBatch.person``; None: nothing.
         rating_range: lowest and highest rating; used by models that predict ratings.
         hidden: modalities (by name, or "id") that are treated as missing from every item.
         cold: [items] bool, items that training never met: their ids are missing, whatever the parameters hold.
@@ -44,6 +45,7 @@ class ModelScorer:
         history: ItemLists | Timelines,
         *,
         user_vectors: FloatArray | None = None,
+        people: IntArray | None = None,
         rating_range: tuple[float, float] = (1.0, 5.0),
         hidden: Sequence[str] = (),
         cold: BoolArray | None = None,
@@ -53,6 +55,7 @@ class ModelScorer:
         self._model = model
         self._history = history
         self._vectors = user_vectors
+        self._people = people
         self._range = rating_range
         self._block = block
         with torch.inference_mode():
@@ -116,6 +119,7 @@ class ModelScorer:
             user_vectors=vectors,
             ratings=torch.from_numpy(ratings).to(dtype),
             own=own,
+            person=() if self._people is None else torch.from_numpy(self._people[users]),
         )
         return self._model.user_states(self._tables.history[batch.items], batch)
 

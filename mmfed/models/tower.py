@@ -47,6 +47,9 @@ class TowerRecommender(Recommender):
     Own content (queries, photos) enters the state among the items, as an item without an id would; it is not an item
     in any other way.
 
+    What people say about themselves (age band, region) has one shared row per answer; the rows of a person's answers
+    are added to every state. No answer adds nothing.
+
     For ratings the history counts by how much better each item was rated than expected, and the person's own mean
     deviation is one more coordinate of the state.
 
@@ -55,6 +58,7 @@ class TowerRecommender(Recommender):
         section: widths, fusion, ids, pooling, scales.
         seed: of the initial weights.
         ratings: predict ratings instead of ranking.
+        answers: what people may say about themselves, the answers of all attributes together; 0: they are not asked.
 
     Attributes:
         own_fusion: the head that ``model.fusion = "default"`` takes.
@@ -68,7 +72,9 @@ class TowerRecommender(Recommender):
     output: ClassVar[Literal["sigmoid", "relu"]] = "sigmoid"
     linear: ClassVar[bool] = False
 
-    def __init__(self, features: ItemFeatures, section: ModelSection, *, seed: int, ratings: bool = False) -> None:
+    def __init__(
+        self, features: ItemFeatures, section: ModelSection, *, seed: int, ratings: bool = False, answers: int = 0
+    ) -> None:
         super().__init__(features, section.dimensions)
         self.section = section
         self.ratings = ratings
@@ -105,6 +111,7 @@ class TowerRecommender(Recommender):
                 for name, plan in features.planned(Scope.PRIVATE).items()
             }
         )
+        self.person_rows = nn.Parameter(torch.zeros(answers, section.dimensions)) if answers else None
         if ratings:
             self.rating_offset = nn.Parameter(torch.zeros(1))
             self.deviation_slope = nn.Parameter(torch.tensor([4.0 if self.output == "sigmoid" else 1.0]))
@@ -267,10 +274,14 @@ class TowerRecommender(Recommender):
         return torch.cat([states, (deviation * self.deviation_slope)[..., None]], dim=-1)
 
     def pooled(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
-        """States [users, states, d] from the history, what is private added."""
+        """States [users, states, d] from the history, what is private and what people say of themselves added."""
+        states = self._with_person(self._with_private(vectors, batch), batch)
+        return functional.normalize(states, dim=-1) if self.section.similarity == "cosine" else states
+
+    def _with_private(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
+        """[users, states, d] of the history and the private parameters."""
         if self.static:
-            states = batch.user_vectors[:, None].expand(-1, batch.positions.shape[1], -1)
-            return functional.normalize(states, dim=-1) if self.section.similarity == "cosine" else states
+            return batch.user_vectors[:, None].expand(-1, batch.positions.shape[1], -1)
         states = self.pooling(vectors[..., : self.dimensions], batch)
         place = 0
         if self.user_vector is not None:
@@ -280,7 +291,17 @@ class TowerRecommender(Recommender):
             content = self.pooling.unmixed(vectors[..., self.dimensions :], batch)
             adapters = batch.user_vectors[:, place:].unflatten(1, (-1, self.dimensions))
             states = states + content @ adapters
-        return functional.normalize(states, dim=-1) if self.section.similarity == "cosine" else states
+        return states
+
+    def _with_person(self, states: Tensor, batch: HistoryBatch) -> Tensor:
+        """The states, moved by the rows of what each user says about the own person."""
+        if self.person_rows is None or isinstance(batch.person, tuple):
+            return states
+        rows = torch.arange(self.person_rows.shape[-2])
+        said = (
+            (batch.person[:, :, None] == rows).any(1).to(states.dtype)
+        )  # no row is -1: a missing answer counts nothing
+        return states + said[:, None, :] @ self.person_rows
 
     def score(self, states: Tensor, tables: ItemTables) -> Tensor:
         taste, deviation = self._parted(states)

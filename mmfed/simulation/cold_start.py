@@ -164,6 +164,7 @@ def _model_scores(run: RunFolder, config: Config, held: HeldOut) -> EventScores:
             learned.model,
             history,
             user_vectors=None if vectors is None else vectors[users],
+            people=None if workspace.people is None else workspace.people[users],
             rating_range=config.training.rating_range,
             # Without content nothing would be left of a cold item: its untrained id is what such a model has.
             cold=None if content is None else held.items,

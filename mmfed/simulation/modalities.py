@@ -133,7 +133,13 @@ def run_tables(run: RunFolder, config: Config, workspace: Workspace, name: str) 
     rows = [_row(workspace, REFERENCE, KIND_NOTES["centralised"], popularity, columns)]
     timelines = workspace.timelines(history, workspace.split.test)
     rows += [
-        _row(workspace, label, kind, learned.scorer(history, vectors, hidden=gone, timelines=timelines), columns)
+        _row(
+            workspace,
+            label,
+            kind,
+            learned.scorer(history, vectors, hidden=gone, timelines=timelines, people=workspace.people),
+            columns,
+        )
         for label, gone in hidden.items()
     ]
     about = "Test split, full ranking; a modality is hidden from all items when scoring, training had it."
@@ -170,7 +176,8 @@ def _absent(
     """Targets that lack a modality in the data, beside those that have it; no table where nothing lacks anything."""
     test = workspace.split.test
     history = workspace.split.before_test
-    score = learned.scorer(history, vectors, timelines=workspace.timelines(history, test))
+    timelines = workspace.timelines(history, test)
+    score = learned.scorer(history, vectors, timelines=timelines, people=workspace.people)
     rows = []
     for modality, one in workspace.features.modalities.items():
         for has, word in ((False, "lack"), (True, "have")):

@@ -119,10 +119,12 @@ def _scores(
     asked = None if query is None else query_features(workspace, query)
     if asked is not None:
         own = asked if own is None else own.followed_by(asked)
-    scores = learned.scorer(one, vectors, timelines=workspace.with_own(one, own))(person)
+    people = None if workspace.people is None or row is None else workspace.people[[row]]
+    scores = learned.scorer(one, vectors, timelines=workspace.with_own(one, own), people=people)(person)
     if asked is not None and events:
         nothing = one.keep_rows(np.zeros(events, dtype=bool))
-        alone = learned.scorer(nothing, vectors, timelines=workspace.with_own(nothing, asked))(person)
+        asked_alone = workspace.with_own(nothing, asked)
+        alone = learned.scorer(nothing, vectors, timelines=asked_alone, people=people)(person)
         scores = standardised(scores) + QUERY_WEIGHT * standardised(alone)
     scores[0, history] = -np.inf
     return PersonScores(user, history, scores[0], learned.round, query)

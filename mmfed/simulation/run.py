@@ -38,6 +38,7 @@ from mmfed.records import RunFolder, read_lines, write_json, write_text
 from mmfed.simulation.assess import Assessed, assess, assess_baselines, assess_rating_baselines, assess_ratings
 from mmfed.simulation.centralised import run_centralised
 from mmfed.simulation.inprocess import run_inprocess
+from mmfed.simulation.people import check_answered, check_listed
 from mmfed.simulation.run_folders import no_false_start, only_writer
 from mmfed.simulation.scorer import run_model
 from mmfed.training.objective import check_tasks
@@ -86,11 +87,13 @@ def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = 
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         _tell(watcher, "loading")
+        check_listed(config.data)
         workspace = load_workspace(config, progress=None if watcher is None else watcher.features)
         partition_users(workspace.shop.interactions.user_count, config.federation.nodes, 0)
         _check_targets(workspace)
         _check_tasks(workspace)
         _check_content(workspace)
+        check_answered(workspace)
         if not run.config.exists():
             write_json(run.environment, environment())
             write_text(run.config, config.to_toml())
@@ -110,7 +113,8 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
     learned = run_model(run, config, workspace)
     vectors = private_vectors(run, workspace, learned.model, workspace.evaluated(workspace.split.test))
     history = workspace.before_test
-    scorer = learned.scorer(history, vectors, timelines=workspace.timelines(history, workspace.split.test))
+    timelines = workspace.timelines(history, workspace.split.test)
+    scorer = learned.scorer(history, vectors, timelines=timelines, people=workspace.people)
     ratings = config.training.objective == "mse"
     figures = assess_ratings(workspace, scorer.ratings) if ratings else assess(workspace, scorer)
     guarantee = guarantee_of(run, config, workspace.shop.interactions.user_count)
@@ -264,7 +268,8 @@ class _Observer:
         chosen = None if config.training.objective == "mse" else self._workspace.evaluated(split.validation)
         vectors = private_vectors(self._run, self._workspace, self._model, chosen)
         history = self._workspace.timelines(split.train, split.validation, split.test)
-        scorer = ModelScorer(self._model, history, user_vectors=vectors, rating_range=config.training.rating_range)
+        people, rating_range = self._workspace.people, config.training.rating_range
+        scorer = ModelScorer(self._model, history, user_vectors=vectors, people=people, rating_range=rating_range)
         if config.training.objective == "mse":
             rated = np.isfinite(split.validation.values)
             users, chosen = split.validation.user_of_row()[rated], split.validation.items[rated]

@@ -47,6 +47,7 @@ class RunModel:
         *,
         hidden: tuple[str, ...] = (),
         timelines: Interactions | Timelines | None = None,
+        people: IntArray | None = None,
     ) -> RunScorer:
         """Scores of every item given each user's history.
 
@@ -55,11 +56,13 @@ class RunModel:
             vectors: [users, p] private vectors; None for models without.
             hidden: modalities that are treated as missing from every item.
             timelines: the same with own content, which the model alone reads; None for the history.
+            people: [users, attributes] what each user says about the own person; None: nothing.
         """
         alone = ModelScorer(
             self.model,
             history if timelines is None else timelines,
             user_vectors=vectors,
+            people=people,
             rating_range=self.config.training.rating_range,
             hidden=hidden,
         )
@@ -143,7 +146,8 @@ def _best_weight(found: RunModel, workspace: Workspace) -> float:
     split, config = workspace.split, workspace.config
     if not len(split.validation) or found.beside is None:
         return 0.0
-    alone = ModelScorer(found.model, workspace.timelines(split.train, split.validation, split.test))
+    history = workspace.timelines(split.train, split.validation, split.test)
+    alone = ModelScorer(found.model, history, people=workspace.people)
     items = workspace.shop.catalogue.size
     users = workspace.evaluated(split.validation)
     values = []

@@ -30,6 +30,8 @@ class Histories:
         actions: [events] ``Action``; None where unknown.
         own: [events] row of ``features`` at own content, -1 at an interaction; None where nobody has any.
         features: of everybody's own content.
+        people: [sequences, attributes] what each person says about the own person, as ``HistoryBatch.person``; None
+            where nobody was asked.
     """
 
     keys: IntArray
@@ -39,6 +41,7 @@ class Histories:
     actions: IntArray | None = None
     own: IntArray | None = None
     features: OwnFeatures | None = None
+    people: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -56,7 +59,8 @@ class Histories:
         values = None if self.values is None else self.values[rows]
         actions = None if self.actions is None else self.actions[rows]
         own = None if self.own is None else self.own[rows]
-        return Histories(self.keys[index], indptr, self.items[rows], values, actions, own, self.features)
+        people = None if self.people is None else self.people[index]
+        return Histories(self.keys[index], indptr, self.items[rows], values, actions, own, self.features, people)
 
 
 SAMPLED = ("sampled-softmax", "bpr", "bce")
@@ -160,6 +164,7 @@ class Batches:
         if histories.actions is not None:
             self._actions[known] = histories.actions
         self._ratings = torch.from_numpy(np.where(np.isnan(self._given), 0.5, self._given)).to(dtype)
+        self._person = () if histories.people is None else torch.from_numpy(histories.people)
         self._orders: dict[int, IntArray] = {}
 
     def at(self, step: int, user_vectors: Tensor) -> TrainingBatch:
@@ -192,6 +197,7 @@ class Batches:
                 user_vectors=user_vectors.to(dtype),
                 ratings=self._ratings,
                 own=self._own,
+                person=self._person,
             ),
             targets=torch.from_numpy(targets),
             weights=torch.from_numpy(weights).to(dtype),

@@ -62,7 +62,8 @@ class LinearSums:
             formed, [*head.values(), vectors, own], delta @ self._tables.target, allow_unused=True
         )
         *of_parameters, of_vectors, of_own = found
-        of_head = dict(zip(head, of_parameters, strict=True))
+        # Where nobody was asked about the own person, no state reads the rows of the answers.
+        of_head = {name: value for name, value in zip(head, of_parameters, strict=True) if value is not None}
 
         squares = self._target_squares(delta, queries) + self._history_squares(items, of_vectors)
         for value in of_head.values():
@@ -124,7 +125,7 @@ class LinearSums:
         zero = torch.zeros(1, 1, dtype=torch.int64)
         known = self._tables.history.new_ones(1, 1)
         own = known.new_zeros(1, self._stages.model.private_dimensions)
-        one = HistoryBatch(zero, known, known, zero + 1, known * 0, own, known)
+        one = HistoryBatch(zero, known, known, zero + 1, known * 0, own, known, person=zero - 1)
         with torch.enable_grad():
             total = self._stages.run(leaves, functional.embedding(zero, self._tables.history), one).sum()
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)

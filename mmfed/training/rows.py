@@ -283,7 +283,6 @@ class RowTraining:
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         return tuple(name for name, gradient in zip(leaves, found, strict=True) if gradient is not None)
 
-
     def _first_item(self, stage: str, parameters: Mapping[str, Tensor]) -> Any:
         """A side of the tables for one item."""
         rows = {name: value[:1] for name, value in parameters.items() if name in self.rows}

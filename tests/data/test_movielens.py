@@ -108,3 +108,46 @@ def test_the_real_release(shared_data: Path) -> None:
     assert int(np.isnan(public.numeric["year"]).sum()) == 1
     split = split_shop(shop, SplitSection())
     assert (len(split.train), len(split.validation), len(split.test)) == (98_114, 943, 943)
+
+
+USERS = "9|24|M|technician|85711\n10|53|F|other|T8H1N\n11|7|M|student|00000\n"
+
+
+def people(folder: Path, **asked: object) -> list[list[int]]:
+    section = DataSection.model_validate({"source": "movielens", "path": folder, "people": asked})
+    found = load_shop(section, seed=0).people
+    assert found is not None
+    assert found.user_ids == ["9", "10"]
+    return found.values.tolist()
+
+
+def test_what_the_release_says_about_its_users(small: Path) -> None:
+    (small / "u.user").write_text(USERS)
+    assert people(small, region=["8", "0"], age="default", gender=["F", "M"]) == [[0, 1, 1], [-1, 4, 0]]
+    assert people(small, occupation=["other"]) == [[-1], [0]]
+    assert load(small).people is None
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "words"),
+    [
+        (USERS, {"income": [1000]}, "MovieLens-100K does not say"),
+        (None, {"age": [18]}, "u.user: cannot be read"),
+        ("9|24|M|technician\n", {"age": [18]}, "does not have 5 fields"),
+    ],
+)
+def test_faults_of_the_users_file(small: Path, text: str | None, asked: dict[str, object], words: str) -> None:
+    if text is not None:
+        (small / "u.user").write_text(text)
+    with pytest.raises(MmfedError, match=words):
+        people(small, **asked)
+
+
+def test_users_of_the_real_release(shared_data: Path) -> None:
+    section = {"source": "movielens", "path": shared_data / "ml100k_posters"}
+    asked = {"age": "default", "gender": ["F", "M"], "region": [str(digit) for digit in range(10)]}
+    found = load_shop(DataSection.model_validate({**section, "people": asked}), seed=0).people
+    assert found is not None
+    assert (found.values[:, 1] == 0).sum() == 273
+    assert (found.values[:, :2] >= 0).all()
+    assert (found.values[:, 2] < 0).sum() < 30, "Canadians"

@@ -51,6 +51,11 @@ class ColumnReader:
         """Whether the file has this column."""
         return name in self._table.frame.columns
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that were read."""
+        return tuple(self._table.frame.columns)
+
     def text(self, name: str) -> pl.Series:
         """Trimmed strings; empty is missing. A column that is absent is missing throughout."""
         if not self.has(name):

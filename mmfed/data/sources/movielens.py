@@ -1,4 +1,4 @@
-"""MovieLens-100K (``u.data``, ``u.item``), with the posters and overviews that may lie beside it.
+"""MovieLens-100K (``u.data``, ``u.item``, ``u.user`` where it is asked for), with posters and overviews where they are.
 
 Harper and Konstan 2015. Columns that count what the audience did later (vote average, vote count, popularity, revenue)
 are left out on purpose: they would tell a model what the test rows hold.
@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from mmfed.data.people import People
 from mmfed.data.schema import Action, Catalogue, Shop, Tags, group_by_user
+from mmfed.data.sources.answers import answers
 from mmfed.data.sources.encode import categorical, codes
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.person_attributes import PersonAttribute
 
 GENRES = (
     "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir",
@@ -22,11 +25,17 @@ GENRES = (
 _FIRST_GENRE = 6  # fields of u.item: id, title, release date, video date, url, "unknown", then the 18 genres
 
 
-def load_movielens(folder: Path) -> Shop:
+PERSON = ("age", "gender", "occupation", "region")  # the region is the first digit of the US zip code
+
+
+def load_movielens(folder: Path, people: tuple[PersonAttribute, ...] = ()) -> Shop:
     """The 100,000 ratings as implicit feedback (every rating is an interaction, its stars are the value).
 
     Ties in time keep the order of ``u.data``. All items of ``u.item`` are in the catalogue; those without poster or
     overview have None there.
+
+    Args:
+        people: what is read of ``u.user``, of ``PERSON``; nothing leaves it unread.
 
     Raises:
         MmfedError: a file is missing or not in the format of MovieLens-100K.
@@ -55,7 +64,33 @@ def load_movielens(folder: Path) -> Shop:
         values=numbers["value"].to_numpy(),
         item_count=catalogue.size,
     )
-    return Shop(name=folder.name, catalogue=catalogue, interactions=interactions, notes=tuple(notes))
+    asked = movielens_people(folder, people) if people else None
+    return Shop(folder.name, catalogue, interactions, notes=tuple(notes), people=asked)
+
+
+def movielens_people(folder: Path, attributes: tuple[PersonAttribute, ...]) -> People:
+    """The answers in ``u.user``.
+
+    Raises:
+        MmfedError: the file is missing or not in the format, or says nothing about an attribute.
+    """
+    for one in attributes:
+        if one.name not in PERSON:
+            what = f"data.people.{one.name}: MovieLens-100K does not say."
+            raise MmfedError(ExitCode.CONFIG, what, f"take some of {', '.join(PERSON)}.")
+    users = movielens_users(folder)
+    values = np.stack([answers(users[one.name], one) for one in attributes], axis=1)
+    return People(users["user"].to_list(), attributes, values)
+
+
+def movielens_users(folder: Path) -> pl.DataFrame:
+    """``u.user`` as strings: ``user`` and the columns of ``PERSON``.
+
+    Raises:
+        MmfedError: the file is missing or not in the format.
+    """
+    rows = _read(folder / "u.user", "|", 5).rename(lambda name: ("user", *PERSON)[int(name.removeprefix("field_"))])
+    return rows.with_columns(pl.col("region").str.slice(0, 1))
 
 
 def _catalogue(folder: Path, items: pl.DataFrame, notes: list[str]) -> Catalogue:

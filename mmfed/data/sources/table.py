@@ -1,6 +1,6 @@
 """The shop's own format, docs/data.md: ``interactions`` and ``items`` (CSV or Parquet) and a ``media/`` folder.
 
-Where there is an ``own_content`` file it is read along (docs/own-content.md).
+Where there is an ``own_content`` file it is read along, and ``people`` where it is asked for (docs/own-content.md).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from mmfed.data.sources.delimited import TableFile, find_table, read_table_file,
 from mmfed.data.sources.encode import codes
 from mmfed.data.sources.items import read_items
 from mmfed.data.sources.own_content import read_own_content
+from mmfed.data.sources.people import read_people
+from mmfed.person_attributes import PersonAttribute
 from mmfed.types import FloatArray, IntArray
 
 INTERACTION_COLUMNS = ("user", "item", "time", "action", "value")
@@ -28,12 +30,19 @@ BACK_IN_TIME = (
 )
 
 
-def load_table(folder: Path, *, interactions_optional: bool = False, own_content: bool = True) -> Shop:
+def load_table(
+    folder: Path,
+    *,
+    interactions_optional: bool = False,
+    own_content: bool = True,
+    people: tuple[PersonAttribute, ...] = (),
+) -> Shop:
     """Read a shop's own files.
 
     Args:
         interactions_optional: without an interactions file the shop has no users instead of an error.
         own_content: whether the file of people's own content is read.
+        people: what is read of the file of people; nothing leaves it unread.
 
     Raises:
         MmfedError: the first error that ``check_shop`` would report, in the same words.
@@ -42,14 +51,16 @@ def load_table(folder: Path, *, interactions_optional: bool = False, own_content
     if interactions_optional and not any(folder.glob("interactions.*")):
         shop = read_catalogue(folder, findings)
     else:
-        shop = read_table(folder, findings, own_content=own_content)
+        shop = read_table(folder, findings, own_content=own_content, people=people)
     findings.raise_first_error()
     if shop is None:
         raise RuntimeError("a shop that cannot be read must come with an error")
     return shop
 
 
-def read_table(folder: Path, findings: Findings, *, own_content: bool = True) -> Shop | None:
+def read_table(
+    folder: Path, findings: Findings, *, own_content: bool = True, people: tuple[PersonAttribute, ...] = ()
+) -> Shop | None:
     """Read as much as can be read and put every fault into ``findings``; None where a file cannot be used at all."""
     items_path = find_table(folder, "items", findings)
     events_path = find_table(folder, "interactions", findings)
@@ -61,12 +72,14 @@ def read_table(folder: Path, findings: Findings, *, own_content: bool = True) ->
     if interactions is None or catalogue is None:
         return None
     own = read_own_content(folder, catalogue, findings) if own_content else None
+    answered = read_people(folder, people, findings) if people else None
     return Shop(
         name=folder.resolve().name,
         catalogue=catalogue,
         interactions=interactions,
         notes=tuple(findings.notes),
         own=own,
+        people=answered,
     )
 
 
