@@ -100,7 +100,7 @@ class Workspace:
         """Training histories of all users, in user order; own content among them, up to the last interaction."""
         train = self.split.train
         if self.own is None:
-            return histories_of(train, self.user_keys)
+            return histories_of(train, self.user_keys, self.people)
         ends = train.indptr[1:]
         last = np.where(train.lengths > 0, train.times[np.maximum(ends, 1) - 1] if len(train) else 0, NEVER)
         return histories_of(self.with_own(train, self.own, last), self.user_keys, self.people)

@@ -148,11 +148,11 @@ def test_a_full_disk_is_a_fault_and_leaves_no_file(folder, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", refuse)
         with pytest.raises(MmfedError) as fault:
-            opened(folder)
+            plain(folder)
     assert fault.value.code == ExitCode.STORAGE
     assert "No space left" in fault.value.message
     assert list(folder.iterdir()) == []
-    assert not opened(folder).before(np.arange(USERS), 1).any()
+    assert not plain(folder).before(np.arange(USERS), 1).any()
 
 
 def test_the_space_is_taken_at_once(folder):
