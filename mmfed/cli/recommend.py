@@ -22,6 +22,10 @@ def recommend(
     query: Annotated[
         str | None, typer.Option("--query", metavar="WORDS", help="What the person looks for right now.")
     ] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option("--about", metavar="NAME=ANSWER", help="What the person says, e.g. age=31; repeatable."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="Length of the list.", min=1, show_default=False)] = 10,
     stores: Annotated[bool, typer.Option("--stores", help="Rank the shop's stores instead of its items.")] = False,
     campaigns: Annotated[
@@ -33,13 +37,17 @@ def recommend(
 ) -> None:
     """Show the list that the model of RUN gives to a person; nothing the person already touched is in it.
 
-    With a query the list answers it, re-ranked by what the person did. Stores and campaigns are judged by their items
-    (docs/applications.md).
+    Somebody new may say something (age, region and the like), where the run was trained with data.people
+    (docs/own-content.md). With a query the list answers it, re-ranked by what the person did. Stores and campaigns are
+    judged by their items (docs/applications.md).
 
     RUN is the folder of a run, or its name under runs/.
     """
-    if (user is not None and history is not None) or (user is None and history is None and query is None):
+    if (user is not None and history is not None) or (user is None and history is None and query is None and not about):
         raise typer.BadParameter("give exactly one of --user and --history; --query goes with either, or alone")
+    answers = dict(one.split("=", 1) for one in about or [] if "=" in one)
+    if len(answers) < len(about or []) or (answers and user is not None):
+        raise typer.BadParameter("--about takes NAME=ANSWER, each name once, and goes with --history, --query or alone")
     if stores and campaigns is not None:
         raise typer.BadParameter("give at most one of --stores and --campaigns")
     from mmfed.cli.progress import RunProgress
@@ -66,7 +74,7 @@ def recommend(
     if user is not None:
         person = scores_for_user(run, config, workspace, user, query=query)
     else:
-        person = scores_for_history(run, config, workspace, (history or "").split(","), query=query)
+        person = scores_for_history(run, config, workspace, (history or "").split(","), query=query, about=answers)
     if stores:
         found = offer_stores(person, catalogue, k=k, seed=seed)
     elif campaigns is not None:
@@ -98,6 +106,7 @@ def add_to(app: typer.Typer) -> None:
             "mmfed recommend demo --user shopper-0000042",
             "mmfed recommend demo --history clothing-001,clothing-134 -k 5",
             'mmfed recommend demo --user shopper-0000042 --query "warm jacket"',
+            "mmfed recommend shop --history a1,a7 --about age=31 --about region=north",
             "mmfed recommend demo --user shopper-0000042 --stores",
             "mmfed recommend demo --user shopper-0000042 --campaigns campaigns.csv",
             "mmfed recommend runs/demo --user shopper-0000042 --format json",

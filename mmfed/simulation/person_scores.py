@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.workspace import NOW, Workspace
 from mmfed.models.band_ease import standardised
 from mmfed.records import RunFolder
+from mmfed.simulation.people import said
 from mmfed.simulation.run import private_vectors
 from mmfed.simulation.scorer import run_model
 from mmfed.types import FloatArray, IntArray
@@ -65,26 +66,35 @@ def scores_for_user(
 
 
 def scores_for_history(
-    run: RunFolder, config: Config, workspace: Workspace, item_ids: Sequence[str], *, query: str | None = None
+    run: RunFolder,
+    config: Config,
+    workspace: Workspace,
+    item_ids: Sequence[str],
+    *,
+    query: str | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> PersonScores:
     """For somebody who touched these items, oldest first; nobody training needs to know.
 
     Args:
         query: search words, as in ``scores_for_user``; with them the history may be empty.
+        about: what the person says about the own person, by attribute of ``data.people``; the history may be empty.
 
     Raises:
-        MmfedError: an unknown item (the nearest ids are in the fix), an empty history, no checkpoint.
+        MmfedError: an unknown item (the nearest ids are in the fix), an empty history, an answer that the run does not
+            know, no checkpoint.
     """
     known = {item: index for index, item in enumerate(workspace.shop.catalogue.item_ids)}
     wanted = [item.strip() for item in item_ids if item.strip()]
-    if not wanted and query is None:
+    if not wanted and query is None and not about:
         raise MmfedError(ExitCode.CONFIG, "--history is empty.", "name at least one item, e.g. --history a,b,c.")
     for item in wanted:
         if item not in known:
             near = _by_title(workspace, item) or _nearest(item, list(known), "item")
             raise MmfedError(ExitCode.DATA, f"item {item!r}: not in the catalogue.", near)
     history = np.array([known[item] for item in wanted], dtype=np.int64)
-    return _scores(run, config, workspace, history, query=query)
+    people = said(config.data.people, about) if about else None
+    return _scores(run, config, workspace, history, query=query, people=people)
 
 
 def _scores(
@@ -96,6 +106,7 @@ def _scores(
     user: str | None = None,
     row: int | None = None,
     query: str | None = None,
+    people: IntArray | None = None,
 ) -> PersonScores:
     catalogue = workspace.shop.catalogue
     learned = run_model(run, config, workspace)
@@ -119,7 +130,8 @@ def _scores(
     asked = None if query is None else query_features(workspace, query)
     if asked is not None:
         own = asked if own is None else own.followed_by(asked)
-    people = None if workspace.people is None or row is None else workspace.people[[row]]
+    if workspace.people is not None and row is not None:
+        people = workspace.people[[row]]
     scores = learned.scorer(one, vectors, timelines=workspace.with_own(one, own), people=people)(person)
     if asked is not None and events:
         nothing = one.keep_rows(np.zeros(events, dtype=bool))

@@ -37,7 +37,9 @@ def recall_of_new_users(config: Config) -> float:
     nothing = interactions.keep_rows(np.zeros(len(interactions), dtype=bool))
     scores = ModelScorer(model, nothing, people=workspace.people)(new)
     best = np.argsort(-scores, axis=1)[:, :K]
-    hits = [np.isin(interactions.items[interactions.rows(u)], row).mean() for u, row in zip(new, best, strict=True)]
+    hits = [
+        np.isin(interactions.items[interactions.rows(int(u))], row).mean() for u, row in zip(new, best, strict=True)
+    ]
     return float(np.mean(hits))
 
 
