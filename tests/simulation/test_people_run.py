@@ -13,6 +13,7 @@ from mmfed.config import Config
 from mmfed.data.split import held_out
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.workspace import load_workspace
+from mmfed.models.band_ease import BandEase
 from mmfed.models.registry import RECOMMENDERS
 from mmfed.models.scoring import ModelScorer
 from mmfed.records import RunFolder
@@ -21,6 +22,8 @@ from mmfed.simulation.modalities import modalities_of_run
 from mmfed.simulation.person_scores import scores_for_history, scores_for_user
 from mmfed.simulation.run import simulate
 from mmfed.simulation.scorer import run_model
+from mmfed.training.public import pretrained
+from mmfed.training.teacher import taught
 from mmfed.types import IntArray
 
 WARM = ("data.split.new_users=0", "federation.rounds=15")
@@ -128,6 +131,18 @@ def test_a_list_answers_to_what_a_person_says(trained: Config) -> None:
         np.testing.assert_allclose(found[listed], expected[listed], rtol=1e-5)
         assert np.abs(found[listed] - silent[listed]).max() > 1e-3
         assert np.array_equal(listed, np.isfinite(silent))
+
+
+def test_public_pretraining_and_the_teacher_know_no_answers(place: Path) -> None:
+    """What the coordinator learns from made-up histories leaves the rows at zero, and does not stumble over them."""
+    workspace = load_workspace(people_run(place, 'features.modalities=["attributes"]'))
+    model = workspace.new_model()
+    parameters = pretrained(model, steps=2, seed=0)
+    assert not parameters["person_rows"].any()
+    teacher = BandEase(np.eye(model.item_count) + 0.1, ridge=2.0, history_decay=0.9)
+    learned = taught(model, parameters, teacher, steps=2, seed=0)
+    assert not learned["person_rows"].any()
+    assert (learned["item_bias"] != parameters["item_bias"]).any()
 
 
 def test_record_level_privacy_is_refused(place: Path) -> None:
