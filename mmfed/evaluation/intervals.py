@@ -13,7 +13,7 @@ from mmfed.rng import numpy_generator
 from mmfed.types import FloatArray
 
 NORMAL_95 = 1.959963984540054
-RESAMPLE_CELLS = 2**23  # resampling weights held at once (64 MiB)
+RESAMPLE_CELLS = 2**20  # resampling weights held at once; several arrays of so many 8-byte numbers
 
 
 @dataclass(frozen=True)
