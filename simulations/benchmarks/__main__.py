@@ -7,50 +7,56 @@ interleaved repetitions; other work on the machine lowers both columns, so judge
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from mmfed.models.base import Recommender
 from mmfed.training.cohort import train_cohort
 from mmfed.training.reference import train_users
-from mmfed.training.update import CohortUpdate
-from simulations.benchmarks import population
-from simulations.benchmarks.workloads import WORKLOADS, Workload
+from simulations.benchmarks import plot, population, record_level, top_k
+from simulations.benchmarks.differences import relative
+from simulations.benchmarks.peers import comparison
+from simulations.benchmarks.peers.export import representative
+from simulations.benchmarks.table import cells, columns, page, reasons
+from simulations.benchmarks.timing import cpu_seconds
+from simulations.benchmarks.workloads import WORKLOADS, Workload, in_double
 
 TOLERANCE = 1e-5
-POPULATION = "population"
-COLUMNS = ("workload", "engine, users/cpu-s", "definition, users/cpu-s", "ratio", "share of floor", "difference")
+POPULATION = "population"  # by request only: it takes long, and ten gigabytes of disk
+IN_PROCESSES = ("plain", "ray", "pfl")
+CHOICES = (*IN_PROCESSES, "opacus", "faiss")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one table; exit with 1 where an update differs from the definition."""
-    names = [*(workload.name for workload in WORKLOADS), POPULATION]
+    names = [*(workload.name for workload in WORKLOADS), record_level.NAME, top_k.NAME, POPULATION]
     parser = argparse.ArgumentParser(
         prog="python -m simulations.benchmarks",
         description=__doc__,
-        epilog="Example: python -m simulations.benchmarks --quick --only W2 W4\n"
-        f"{POPULATION} (a million users on disk) is measured only where it is named: it takes a quarter of an hour.",
+        epilog="Example: python -m simulations.benchmarks --quick --only W2 W4",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="fewer users and repetitions: about a minute")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="some of " + ", ".join(names))
+    parser.add_argument(
+        "--peers", nargs="+", choices=CHOICES, default=(), metavar="PEER", help="compare with " + ", ".join(CHOICES)
+    )
     parser.add_argument("--folder", type=Path, help=f"keep the shops of {POPULATION} there for the next time")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of PyTorch (default 1)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
+    parser.add_argument("--plot", type=Path, help="draw the ratios there, as SVG")
     chosen = parser.parse_args(arguments)
+    peers = [*chosen.peers, *(["torch"] if "faiss" in chosen.peers else [])]
     torch.set_num_threads(chosen.threads)
     peak = peak_flops()
     machine = (
@@ -61,43 +67,76 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(machine)
     rows, large = [], None
     if not chosen.only or set(chosen.only) - {POPULATION}:
-        print(" | ".join(COLUMNS))
-    for workload in WORKLOADS:
-        if chosen.only and workload.name not in chosen.only:
-            continue
-        if chosen.quick:
-            workload = replace(workload, users=max(workload.users // 4, 16), few=max(workload.few // 4, 4))
-        rows.append(measured(workload, peak, repetitions=2 if chosen.quick else 5))
-        print(" | ".join(cells(rows[-1])), flush=True)
+        print(" | ".join(columns(peers)))
+    for row in _rows(chosen, peak):
+        rows.append(row)
+        print(" | ".join(cells(row, peers)), flush=True)
+    for reason in reasons(rows):
+        print(f"skipped, {reason}")
     if chosen.only and POPULATION in chosen.only:
         large = population.measured(population.QUICK if chosen.quick else population.FULL, chosen.folder)
-        print(" | ".join(population.COLUMNS), *(" | ".join(row) for row in population.table(large)), sep="\n")
-        print(f"a round of {large['scale']['cohort']} at most / fewest enrolled: {large['growth']:.2f}")
+        print(*population.report(large), sep="\n")
     if chosen.json:
         figures = {"machine": machine, "rows": rows} | ({} if large is None else {POPULATION: large})
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if chosen.markdown:
-        chosen.markdown.write_text(page(machine, rows, large), encoding="utf-8")
-    wrong = [row["workload"] for row in rows if not row["difference"] <= TOLERANCE]
+        chosen.markdown.write_text(page(machine, rows, peers, large), encoding="utf-8")
+    if chosen.plot:
+        chosen.plot.write_text(plot.ratios(rows, peers), encoding="utf-8")
+    compared = [(row["workload"], row) for row in rows]
+    compared += [(f"{name} on {row['workload']}", one) for row in rows for name, one in row["peers"].items()]
+    wrong = [name for name, one in compared if not one.get("difference", 0.0) <= TOLERANCE]
     if wrong:
         raise SystemExit(f"the update of {', '.join(wrong)} differs from the definition by more than {TOLERANCE:g}.")
 
 
-def measured(workload: Workload, peak: float, *, repetitions: int) -> dict[str, Any]:
+def _rows(chosen: argparse.Namespace, peak: float) -> Iterator[dict[str, Any]]:
+    """One row after another, as measured."""
+    quick, repetitions = chosen.quick, 2 if chosen.quick else 5
+    asked = [name for name in chosen.peers if name in IN_PROCESSES]
+    for workload in WORKLOADS:
+        if chosen.only and workload.name not in chosen.only:
+            continue
+        if quick:
+            workload = replace(workload, users=max(workload.users // 4, 16), few=max(workload.few // 4, 4))
+        with ExitStack() as stack:
+            compared = None
+            if asked and comparison.knows(workload):
+                users = comparison.USERS // 4 if quick else comparison.USERS
+                compared = stack.enter_context(
+                    comparison.Comparison(workload, asked, users=users, threads=chosen.threads)
+                )
+            yield measured(workload, peak, repetitions=repetitions, compared=compared)
+    if not chosen.only or record_level.NAME in chosen.only:
+        yield record_level.measured_record(
+            users=4 if quick else 16, repetitions=repetitions, opacus="opacus" in chosen.peers
+        )
+    if not chosen.only or top_k.NAME in chosen.only:
+        yield top_k.measured_top_k(
+            users=256 if quick else 1024, repetitions=repetitions, faiss="faiss" in chosen.peers, threads=chosen.threads
+        )
+
+
+def measured(
+    workload: Workload, peak: float, *, repetitions: int, compared: comparison.Comparison | None = None
+) -> dict[str, Any]:
     """Users per CPU-second of engine and definition, interleaved, medians; and how far their updates differ."""
     config = workload.config()
     model, work = workload.model(config), workload.work(config)
     histories = workload.histories(workload.users)
-    few = histories.take(np.linspace(0, workload.users - 1, workload.few).astype(np.int64))
+    few = histories.take(representative(histories.lengths, workload.few))
     vectors, some = workload.vectors(model, workload.users), workload.vectors(model, workload.few)
-    found = train_cohort(model, few, some, work)
-    # In single precision the definition's own rounding is the larger part; but a ReLU at 0 may switch in double.
-    exact = train_users(double(model), few, some.double(), work)
-    difference = min(relative(found, exact), relative(found, train_users(model, few, some, work)))
+    # In float64, as the definition's own rounding in float32 (it subtracts what it started from) is larger than the
+    # engine's; or in float32, where a ReLU at 0 may switch.
+    found = train_cohort(model, few, some, work).total
+    exact = train_users(in_double(model), few, some.double(), work).total
+    difference = min(relative(found, exact), relative(found, train_users(model, few, some, work).total))
     engine, definition = [], []
     for _ in range(repetitions):
         engine.append(workload.users / cpu_seconds(lambda: train_cohort(model, histories, vectors, work)))
         definition.append(workload.few / cpu_seconds(lambda: train_users(model, few, some, work)))
+        if compared is not None:
+            compared.measure()
     speed, slow, share = statistics.median(engine), statistics.median(definition), None
     if workload.flops is not None:
         flops = [workload.flops(config, workload.widths, workload.items, length) for length in histories.lengths]
@@ -110,65 +149,9 @@ def measured(workload: Workload, peak: float, *, repetitions: int) -> dict[str, 
         "ratio": speed / slow,
         "share_of_floor": share,
         "difference": difference,
+        "engine_per_second": None if compared is None else compared.engine_per_second(),
+        "peers": {} if compared is None else compared.result(speed),
     }
-
-
-def cells(row: dict[str, Any]) -> list[str]:
-    """A row of the table as text."""
-    share = "–" if row["share_of_floor"] is None else f"{row['share_of_floor']:.2f}"
-    speeds = [f"{row['engine']:.0f}", f"{row['definition']:.1f}", f"{row['ratio']:.1f}"]
-    return [row["workload"], *speeds, share, f"{row['difference']:.1e}"]
-
-
-def page(machine: str, rows: Sequence[dict[str, Any]], large: Mapping[str, Any] | None = None) -> str:
-    """The table as a page of Markdown."""
-    lines = [
-        "# Performance of the cohort engine",
-        "",
-        "Written by `python -m simulations.benchmarks`.",
-        "",
-        machine,
-        "",
-    ]
-    if rows:
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-        lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-        lines += ["", *(f"- {row['workload']}: {row['about']}" for row in rows), ""]
-        lines += ["All are clipped user by user. The floor counts the products that no way of computing it avoids.", ""]
-    if large is not None:
-        lines += ["| " + " | ".join(population.COLUMNS) + " |", "|---:|---|" + "---:|" * (len(population.COLUMNS) - 2)]
-        lines += ["| " + " | ".join(row) + " |" for row in population.table(large)]
-        lines += [
-            "",
-            f"A round of {large['scale']['cohort']}: × {large['growth']:.2f} at most over the fewest enrolled.",
-        ]
-        lines += [f"Memory-mapped against in memory, difference of the models: {large['difference']:.1e}.", ""]
-    return "\n".join(lines)
-
-
-def double(model: Recommender) -> Recommender:
-    """The same model in double precision."""
-    twin = copy.deepcopy(model).double()
-    twin.features = model.features.to(torch.float64)
-    return twin
-
-
-def cpu_seconds(run: Callable[[], object]) -> float:
-    """CPU seconds of this process, all threads."""
-    started = time.process_time()
-    run()
-    return time.process_time() - started
-
-
-def relative(found: CohortUpdate, expected: CohortUpdate) -> float:
-    """Norm of the difference over the norm of the expected update."""
-
-    def norm(tensors: Sequence[Tensor]) -> float:
-        return float(torch.stack([one.square().sum() for one in tensors]).sum().sqrt())
-
-    return norm([found.total[name] - value for name, value in expected.total.items()]) / norm(
-        [*expected.total.values()]
-    )
 
 
 def peak_flops() -> float:

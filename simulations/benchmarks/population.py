@@ -238,3 +238,26 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+
+
+def report(large: Mapping[str, Any]) -> list[str]:
+    """The figures as lines of text."""
+    rows = [" | ".join(row) for row in table(large)]
+    return [" | ".join(COLUMNS), *rows, _growth(large)]
+
+
+def markdown(large: Mapping[str, Any]) -> list[str]:
+    """The figures as lines of a Markdown page."""
+    return [
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---:|---|" + "---:|" * (len(COLUMNS) - 2),
+        *("| " + " | ".join(row) + " |" for row in table(large)),
+        "",
+        _growth(large),
+        f"Memory-mapped against in memory, difference of the models: {large['difference']:.1e}.",
+        "",
+    ]
+
+
+def _growth(large: Mapping[str, Any]) -> str:
+    return f"A round of {large['scale']['cohort']}: × {large['growth']:.2f} at most over the fewest enrolled."

@@ -186,5 +186,5 @@ def test_an_attribute_without_values_is_refused_without_a_look_at_the_people(fol
 
 def test_a_shop_kept_on_disk_says_that_it_has_no_place_for_people_yet(tmp_path):
     asked = {"source": "table", "path": tmp_path, "people": {"age": [18, 35]}}
-    with pytest.raises(MmfedError, match="data.on_disk"):
+    with pytest.raises(MmfedError, match=r"data\.on_disk"):
         load_shop(DataSection.model_validate({**asked, "on_disk": "always"}), seed=0, cache=tmp_path)
