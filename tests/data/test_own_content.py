@@ -179,10 +179,14 @@ def test_a_file_with_a_header_only_is_nobody_s_content(tmp_path: Path) -> None:
 def test_the_guide_s_example_loads(tmp_path: Path) -> None:
     docs = Path(__file__).resolve().parents[2] / "docs"
     interactions, items = re.findall(r"```csv\n(.*?)```", (docs / "data.md").read_text(encoding="utf-8"), re.DOTALL)
-    (content,) = re.findall(r"```csv\n(.*?)```", (docs / "own-content.md").read_text(encoding="utf-8"), re.DOTALL)
+    content, people = re.findall(r"```csv\n(.*?)```", (docs / "own-content.md").read_text(encoding="utf-8"), re.DOTALL)
     folder = shop(tmp_path, content)
     (folder / "interactions.csv").write_text(interactions, encoding="utf-8")
     (folder / "items.csv").write_text(items, encoding="utf-8")
+    (folder / "people.csv").write_text(people, encoding="utf-8")
+    asked = load(folder, people={"age": [20, 40, 60], "region": ["north", "south"]}).people
+    assert asked is not None
+    assert asked.values.tolist() == [[1, 0], [-1, 1]]
     own = own_of(folder)
     assert own.texts == ("light shirt for summer", None, "runs a size small", None)
     assert own.items.tolist() == [NO_ITEM, NO_ITEM, 0, NO_ITEM]
