@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.person_attributes import PersonAttributes
+from mmfed.scenario_file import read_scenario
 
 PrivacyMode = Literal["none", "user-central", "record"]
 ModalityName = Literal["image", "text", "attributes", "audio", "video"]
@@ -491,39 +491,6 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     for study in ("compare", "cold_start", "modalities"):
         tree.pop(study, None)
     return build_config(tree, overrides, where="configuration" if path is None else str(path))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a plain tree.
-
-    Raises:
-        MmfedError: the file is missing, not UTF-8 or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MmfedError(
-            ExitCode.CONFIG, f"{path}: no such file.", "give the path of a scenario file (*.toml)."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MmfedError(
-            ExitCode.CONFIG, f"{path}: cannot be read ({error}).", "give a readable UTF-8 TOML file."
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise MmfedError(ExitCode.CONFIG, f"{path}: not valid TOML: {error}.", "mend that line.") from None
-
-
-def read_scenario(path: Path) -> dict[str, Any]:
-    """A scenario file as a plain tree; a relative ``data.path`` or ``features.text.vectors`` in it is relative to the
-    file."""
-    tree = read_toml(path)
-    for *sections, key in (("data", "path"), ("features", "text", "vectors")):
-        node: Any = tree
-        for section in sections:
-            node = node.get(section) if isinstance(node, dict) else None
-        if isinstance(node, dict) and isinstance(node.get(key), str) and node[key] != "none":
-            node[key] = os.path.normpath(path.parent / Path(node[key]).expanduser())
-    return tree
 
 
 def build_config(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "configuration") -> Config:

@@ -27,7 +27,8 @@ def compare(
     """
     from mmfed.cli.figures import say_promise, show_methods, show_ratings
     from mmfed.cli.progress import RunProgress
-    from mmfed.config import build_config, read_scenario
+    from mmfed.config import build_config
+    from mmfed.scenario_file import read_scenario
     from mmfed.simulation.run_folders import put_aside
 
     tree = read_scenario(scenario)

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmfed.config import Config, build_config, read_scenario
+from mmfed.config import Config, build_config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.result import RankingResult, combine_seeds, paired_difference
 from mmfed.federated.workspace import load_workspace
 from mmfed.models.baselines.base import KIND_NOTES
 from mmfed.models.baselines.registry import build_baseline
 from mmfed.records import RunFolder, write_json
+from mmfed.scenario_file import read_scenario
 from mmfed.simulation.assess import assess_baseline, assess_rating_baselines
 from mmfed.simulation.run import RunResult, Watcher, check_unchanged, evaluate_run, simulate
 

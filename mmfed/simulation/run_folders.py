@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mmfed.config import Config, build_config, read_toml
+from mmfed.config import Config, build_config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.records import RunFolder, storage_faults, sync_folder
+from mmfed.scenario_file import read_toml
 
 
 def open_run(name: str, folder: Path = Path("runs"), *, data: Path | None = None) -> tuple[RunFolder, Config]:

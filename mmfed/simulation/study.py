@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mmfed.config import Config, build_config, read_scenario
+from mmfed.config import Config, build_config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.records import RunFolder
+from mmfed.scenario_file import read_scenario
 from mmfed.simulation.run import Watcher, check_unchanged, simulate
 
 Section = TypeVar("Section", bound=BaseModel)
