@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import sys
 import threading
@@ -117,9 +116,10 @@ def test_any_changed_byte_of_the_wrapped_keys_is_noticed(tmp_path_factory, choos
     if json_or_none(bytes(content)) == json_or_none(original):  # white space between the values
         assert opened(folder).read("a") == b"private"
         return
-    with pytest.raises(MmfedError, match=re.escape(str(folder / KEYS_FILE))) as caught:
+    with pytest.raises(MmfedError, match="damaged or cut off") as caught:
         opened(folder)
     assert caught.value.code is ExitCode.STORAGE
+    assert str(folder / KEYS_FILE) in caught.value.message
 
 
 def test_values_changed_with_their_checksum_are_noticed_too(tmp_path: Path) -> None:
