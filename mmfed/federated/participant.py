@@ -218,6 +218,9 @@ def _node(message: Message, context: Context, state_folder: Path | None) -> tupl
     partition = int(settings.get("partition-id", 0)), int(settings.get("num-partitions", 1))
     state = (state_folder or Path(str(settings.get("state-dir", "~/.local/state/mmfed"))).expanduser()).absolute()
     vault = device_vault(settings, state)
+    if vault is not None:  # whatever the coordinator asks, people's interactions get no second copy, in clear
+        in_memory = config.data.model_copy(update={"on_disk": "never"})
+        config = config.model_copy(update={"data": in_memory})
     folder = state / task.run_id / f"node-{partition[0]}-of-{partition[1]}"
     workspace = load_workspace(config, own_vault=vault)
     held = (id(workspace), partition, str(folder), config.model, os.getpid())

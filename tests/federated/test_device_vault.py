@@ -91,6 +91,20 @@ def test_the_same_model_sealed_and_in_clear(configured, tmp_path: Path) -> None:
     assert not device_state(tmp_path / "plain").sealed
 
 
+@pytest.mark.parametrize(("vault", "copies"), [({}, 0), ({"vault": "none"}, 1)])
+def test_no_second_copy_of_the_interactions(
+    configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vault: dict[str, str], copies: int
+) -> None:
+    """A coordinator that wants them on disk gets its work done in memory by a device that seals."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    restarted()
+    config = configured(*VECTORS, "data.on_disk=always", f"features.cache={tmp_path / 'theirs'}")
+    settings = {"data-dir": str(config.data.path), **vault}
+    reply = device(config, tmp_path / "state", **settings)(work(config, 1))
+    assert not reply.has_error(), reply.error
+    assert len(list((tmp_path / "cache").rglob("populations"))) == copies
+
+
 def test_a_simulation_stays_in_clear(configured, tmp_path: Path) -> None:
     grid = InProcessGrid(client_app(), nodes=2, state_folder=tmp_path / "state")
     coordinate(grid, configured(*VECTORS), RunFolder(tmp_path / "run"), None, resume=False)
