@@ -50,7 +50,7 @@ def test_a_wrong_update_stops_it(monkeypatch):
 
 @pytest.mark.slow
 def test_a_population_is_measured(tmp_path):
-    scale = population.Scale((80,), 20, 1, 80, 40, 50)
+    scale = population.Scale((80,), 20, 1, 80, 40, 50, 1)
     found = population.measured(scale, tmp_path)
     assert found["difference"] <= population.TOLERANCE
     whats = [(row["users"], row["what"]) for row in found["rows"]]
