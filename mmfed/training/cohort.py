@@ -171,7 +171,8 @@ def _by_rows(
     """Any number of steps on touched rows, each user's change clipped as a whole."""
     total, vectors = _zeros(parameters), user_vectors.clone()
     present = [model.present(_mask(model, work, step)) for step in range(int(steps.max()))]
-    training = RowTraining(model, work.training, present, task_clip_norm=work.task_clip_norm)
+    rows = len(histories) * _rows_of_a_step(model, work)
+    training = RowTraining(model, work.training, present, task_clip_norm=work.task_clip_norm, rows=rows)
     for index in _chunks(histories, _rows_chunk(model, work), steps):
         chosen, own, last = histories.take(index), user_vectors[index], torch.from_numpy(steps[index])
         batches = _batches(model, chosen, own.dtype, work)
@@ -188,6 +189,14 @@ def _by_rows(
                 scaled = value * factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
                 total[name].index_add_(0, touched.items.flatten(), scaled.flatten(0, 1).double())
     return CohortUpdate(total, len(histories), vectors)
+
+
+def _rows_of_a_step(model: Recommender, work: LocalWork) -> int:
+    """Target rows that a user's step reads, about."""
+    training, objective = work.training, objective_of(model, work.training)
+    if objective == "softmax":
+        return model.item_count
+    return training.positions * (1 if objective == "mse" else 1 + training.negatives)
 
 
 def _reads_most(model: Recommender, work: LocalWork) -> bool:
@@ -217,9 +226,7 @@ def _one_step(
 
 def _rows_chunk(model: Recommender, work: LocalWork) -> int:
     """Users at a time, by what their rows take in memory."""
-    training = work.training
-    sampled = objective_of(model, training) != "softmax"
-    rows = training.positions * (1 + training.negatives) if sampled else model.item_count
+    rows = _rows_of_a_step(model, work)
     width = sum(value.shape[1] for value in model.features.values) + 6 * model.dimensions
     return int(min(max(ROWS_BYTES / (4 * max(rows * width, 1)), 8), ROWS_CHUNK))
 

@@ -130,6 +130,8 @@ class RowTraining:
         training: the objective and the local optimiser.
         present: of every local step, [items, modality_columns] what the towers may read.
         task_clip_norm: bound on the norm of each task's part of a step, before the optimiser; None for no bound.
+        rows: how many will be read in the first step by all users together: of few (a device alone, a large catalogue)
+            the projections are computed as they are read, not for all items.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class RowTraining:
         present: Sequence[Tensor],
         *,
         task_clip_norm: float | None = None,
+        rows: int | None = None,
     ) -> None:
         self._model, self._training, self.present = model, training, present
         self._task_bound = None if task_clip_norm is None else task_clip_norm / training.learning_rate
@@ -148,7 +151,9 @@ class RowTraining:
         self.rows = {name: parameters[name] for name in model.row_parameters()}
         self.shared = {name: value for name, value in parameters.items() if name not in self.rows}
         self.known = {
-            (one.side, one.modality): KnownProjection(one, self.frozen[one.modality], self.shared)
+            (one.side, one.modality): KnownProjection(
+                one, self.frozen[one.modality], self.shared, whole=rows is None or rows > model.item_count
+            )
             for one in model.projections()
         }
         self._read_rows = {stage: self._rows_of(stage) for stage in ("history", "target")}
@@ -291,11 +296,30 @@ class RowTraining:
 
 
 class KnownProjection:
-    """A projection of frozen features, and its product with those of all items."""
+    """A projection of frozen features, and its product with those of all items.
 
-    def __init__(self, projection: Projection, values: Tensor, parameters: Mapping[str, Tensor]) -> None:
+    Args:
+        whole: compute the product for all items now.
+    """
+
+    def __init__(
+        self, projection: Projection, values: Tensor, parameters: Mapping[str, Tensor], *, whole: bool = True
+    ) -> None:
         self.name, self.values, self.scale = projection.parameter, values, projection.scale
-        self.product = (values @ parameters[self.name]) * self.scale
+        self._parameter = parameters[self.name]
+        self._product = self._projected(values) if whole else None
+
+    @property
+    def product(self) -> Tensor:
+        """[items, d] of all items."""
+        return self._projected(self.values) if self._product is None else self._product
+
+    def at(self, items: Tensor, values: Tensor) -> Tensor:
+        """[*items, d] of some items and their ``values``; a tensor of its own."""
+        return self._projected(values) if self._product is None else functional.embedding(items, self._product)
+
+    def _projected(self, values: Tensor) -> Tensor:
+        return (values @ self._parameter) * self.scale
 
 
 class Traced:
@@ -342,7 +366,7 @@ class Traced:
             now = projection.product.expand(self._users, *projection.product.shape)
         else:
             values = functional.embedding(items, projection.values)
-            now = functional.embedding(items, projection.product)
+            now = projection.at(items, values)
         name, scale = projection.name, projection.scale
         if name in self._moved:
             now = torch.baddbmm(now, values, self._moved[name], alpha=scale)
