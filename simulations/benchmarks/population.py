@@ -271,4 +271,4 @@ def markdown(large: Mapping[str, Any]) -> list[str]:
 
 
 def _growth(large: Mapping[str, Any]) -> str:
-    return f"A round of {large['scale']['cohort']}: × {large['growth']:.2f} at most over the fewest enrolled."
+    return f"A round of {large['scale']['cohort']}: × {large['growth']:.2f} with most over fewest enrolled."
