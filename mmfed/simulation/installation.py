@@ -28,6 +28,7 @@ _EXTRAS = {
     "trees": ("sklearn", "imblearn", "xgboost"),
     "reports": ("jinja2",),
     "simulation": ("ray",),
+    "search": ("faiss",),
     "keystore": ("keyring",),
 }
 _EXTRA_USES = {
@@ -39,6 +40,7 @@ _EXTRA_USES = {
     "trees": "mmfed behaviour: classifiers, boosting and resampling",
     "reports": "report.html",
     "simulation": "federation.backend = ray",
+    "search": "the benchmark against faiss",
     "keystore": "a device whose vault opens with the system's keystore",
 }
 _NEEDED_BYTES = 500 * 2**20
