@@ -341,3 +341,15 @@ def test_a_bound_on_tasks_needs_several():
 def with_actions(histories):
     actions = np.arange(len(histories.items)) % 3
     return type(histories)(histories.keys, histories.indptr, histories.items, histories.values, actions)
+
+
+@pytest.mark.parametrize("name", ["mf", "dfmf", "mmfnet"])
+@pytest.mark.parametrize("amount", [{"training.steps": 1}, {"training.steps": 3}, {"training.epochs": 1}], ids=str)
+def test_few_people_and_a_large_catalogue(name, amount):
+    """Fewer rows are read than there are items: projections are computed as they are read."""
+    config = configured(**{"model.name": name, "training.objective": "bce", "model.content_scale": 0.7}, **amount)
+    items = 400
+    model = tiny_model(config, tiny_features(items))
+    histories = histories_from([[3, 399, 7, 7, 120], [5, 6], []])
+    assert len(histories) * config.training.positions * (1 + config.training.negatives) < items
+    assert_parity(config, histories, model=model)
