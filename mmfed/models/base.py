@@ -170,14 +170,26 @@ class LinearSide(NamedTuple):
 class LinearTables(NamedTuple):
     """Tables that are linear in their parameters, no parameter in both sides, scored by a dot product plus the bias.
 
+    States are pooled(history vectors) · mix, plus the user vector where there is one and the rows of the person's
+    answers.
+
     Attributes:
         history, target: both sides.
         bias: the factor of the item bias parameter.
+        pool: a batch's pooling in some number type: weights [users, states · decays, events] of the kept events and
+            what their sums are divided by [users, states · decays, 1].
+        mix: name of the parameter [decays, d, d].
+        answers: name of the parameter [answers, d]; None where people are not asked.
+        private: whether the user's private vector is added to the states.
     """
 
     history: LinearSide
     target: LinearSide
     bias: float
+    pool: Callable[[HistoryBatch, torch.dtype], tuple[Tensor, Tensor]]
+    mix: str
+    answers: str | None
+    private: bool
 
 
 class Projection(NamedTuple):
@@ -237,6 +249,14 @@ class HistoryBatch(NamedTuple):
     ratings: Tensor
     own: OwnEvents | tuple[()] = ()
     person: Tensor | tuple[()] = ()
+
+
+def answers_said(person: Tensor, answers: int) -> Tensor:
+    """[users, answers] bool, which rows of the table of answers each user's [users, attributes] names.
+
+    No row is -1: a missing answer counts nothing.
+    """
+    return (person[:, :, None] == torch.arange(answers)).any(1)
 
 
 def rating_shares(values: np.ndarray, low_high: tuple[float, float]) -> np.ndarray:

@@ -68,7 +68,7 @@ class GraphConvolution(TowerRecommender):
                 lambda nodes: self._layers_summed(nodes, products, self.section.layers, transposed=True),
             )
 
-        return LinearTables(spread(plain.history), spread(plain.target), plain.bias)
+        return plain._replace(history=spread(plain.history), target=spread(plain.target))
 
     def history_vectors(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         return self._convolved(super().history_vectors(values, present), 0)

@@ -49,17 +49,22 @@ class HistoryPooling(nn.Module):
         """[users, states, width] the mean over the decays without A_γ, of vectors of any width."""
         return self._pooled(vectors, batch).mean(-2)
 
+    def weights(self, batch: HistoryBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What an event counts in a state if it is kept, and what sums are divided by.
+
+        Returns:
+            [users, states · decays, events] weights of the kept events, and [users, states · decays, 1] Σ^0.75 of them.
+        """
+        counts = self._counts(batch, dtype).flatten(1, 2)
+        return counts, (counts @ batch.kept[:, :, None]).clamp_min_(1e-12).pow_(0.75)
+
     def _pooled(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
         """[users, states, decays, width]."""
-        users = len(vectors)
-        weights = self._weights(batch, vectors.dtype)
-        # The last column sums the weights, so that numerator and denominator are one product.
-        kept = batch.kept[:, :, None]
-        summed = weights.flatten(1, 2) @ torch.cat([vectors * kept, kept], dim=-1)
-        summed = summed.view(users, weights.shape[1], len(self.decays), -1)
-        return summed[..., :-1] / summed[..., -1:].clamp_min(1e-12) ** 0.75
+        weights, divisor = self.weights(batch, vectors.dtype)
+        summed = weights @ (vectors * batch.kept[:, :, None]) / divisor
+        return summed.unflatten(1, (-1, len(self.decays)))
 
-    def _weights(self, batch: HistoryBatch, dtype: torch.dtype) -> Tensor:
+    def _counts(self, batch: HistoryBatch, dtype: torch.dtype) -> Tensor:
         """[users, states, decays, events] what an event counts in a state if it is kept."""
         events = batch.items.shape[1]
         if events > LONGEST_TABLE:
@@ -68,7 +73,8 @@ class HistoryPooling(nn.Module):
         rounded = -(-events // TABLE_STEP) * TABLE_STEP
         table = _table(self.decays, self.history, rounded, dtype)
         rows = batch.positions + (batch.others > 0) * (rounded + 1)
-        return table[:, :, :events][rows]
+        found = table.flatten(1).index_select(0, rows.flatten())
+        return found.view(*rows.shape, len(self.decays), rounded)[..., :events]
 
     def before(self, batch: HistoryBatch) -> Tensor:
         """[users, states, events] bool, whether an event enters the state of a position."""

@@ -24,6 +24,7 @@ from mmfed.models.base import (
     Projection,
     Recommender,
     Scope,
+    answers_said,
 )
 from mmfed.models.pooling import HistoryPooling
 from mmfed.rng import torch_generator
@@ -208,7 +209,16 @@ class TowerRecommender(Recommender):
             read, columns = self.inputs(head, self.item_values(), present, history=history)
             own = columns[:, -1] if section.item_ids else columns.new_zeros(len(columns))
             sides.append(LinearSide(head.design([one for one in read if isinstance(one, Tensor)], columns), own))
-        return LinearTables(sides[0], sides[1], section.bias_scale)
+        answers = None if self.person_rows is None else "person_rows"
+        return LinearTables(
+            sides[0],
+            sides[1],
+            section.bias_scale,
+            self.pooling.weights,
+            "pooling.mix",
+            answers,
+            self.user_vector is not None,
+        )
 
     def history_side(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         if self.static:
@@ -297,10 +307,7 @@ class TowerRecommender(Recommender):
         """The states, moved by the rows of what each user says about the own person."""
         if self.person_rows is None or isinstance(batch.person, tuple):
             return states
-        rows = torch.arange(self.person_rows.shape[-2])
-        said = (
-            (batch.person[:, :, None] == rows).any(1).to(states.dtype)
-        )  # no row is -1: a missing answer counts nothing
+        said = answers_said(batch.person, self.person_rows.shape[-2]).to(states.dtype)
         return states + said[:, None, :] @ self.person_rows
 
     def score(self, states: Tensor, tables: ItemTables) -> Tensor:

@@ -36,7 +36,7 @@ from mmfed.training.whole import SequenceGradients, several_steps
 from mmfed.types import IntArray
 
 SUMMED_CHUNK = 32
-LINEAR_CHUNK = 16
+LINEAR_CHUNK, LINEAR_BYTES = 32, 8e6
 ONE_STEP_CHUNK, ONE_STEP_BYTES = 16, 6e6
 WHOLE_CHUNK = 16
 WHOLE_STEPS_CHUNK = 8
@@ -152,8 +152,11 @@ def _linear(
     rate = training.learning_rate
     with torch.no_grad():
         guard = work.norm_guard / rate
-        sums = LinearSums(local, known, linear, bound=clip_norm / rate, guard=guard)
-        for index in _chunks(histories, LINEAR_CHUNK):
+        parameters = {name: value.detach() for name, value in local.shared_parameters().items()}
+        sums = LinearSums(parameters, known, linear, bound=clip_norm / rate, guard=guard)
+        bytes_of_a_user = training.positions * known.bias.nbytes
+        size = min(max(LINEAR_BYTES / bytes_of_a_user, 4), LINEAR_CHUNK)
+        for index in _chunks(histories, int(size)):
             of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work))
             vectors[index] -= training.private_learning_rate * of_own
     total = parameter_totals(tables, sums.table_totals, local.shared_parameters(), sums.head_totals)

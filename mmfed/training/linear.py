@@ -3,8 +3,11 @@
 With scores Q Vᵀ + b and δ the derivative by the scores, a user's gradient of the target table is δᵀQ, and that of a
 parameter θ with V = Aθ is (δA)ᵀQ, whose squared norm is the sum of (δA)(δA)ᵀ ∘ QQᵀ: small matrices, positions by
 positions (ghost norms: Li, Tramèr, Liang, Hashimoto 2022, "Large Language Models Can Be Strong Differentially Private
-Learners", section 4). With all norms known, the clipped sum of all users is one product of large matrices, pulled back
-through the towers once.
+Learners", section 4). The matrix that mixes the pooled histories into states is such a parameter as well. With all
+norms known, the clipped sum of all users is one product of large matrices, pulled back through the towers once.
+
+Scores take most of the time: they lie in one buffer from the product to the derivative, whose weight (one over the
+positions of a user) is left to the small matrices beside it.
 """
 
 from __future__ import annotations
@@ -14,21 +17,23 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional
 
-from mmfed.models.base import HistoryBatch, ItemTables, LinearTables, Recommender
+from mmfed.models.base import HistoryBatch, ItemTables, LinearSide, LinearTables, answers_said
 from mmfed.training.batch import TrainingBatch
 from mmfed.training.rows import bounded, distinct
+from mmfed.types import IntArray
 
 Parameters = dict[str, Tensor]
+
+BLOCK_BYTES = 1_700_000  # of scores at a time
 
 
 class LinearSums:
     """Clipped sums of user gradients, chunk by chunk.
 
     Args:
-        model: with the round's parameters.
+        parameters: the round's, by name.
         tables: of the model.
         linear: what makes them linear.
         bound: on the norm of a user's gradient.
@@ -36,78 +41,116 @@ class LinearSums:
     """
 
     def __init__(
-        self, model: Recommender, tables: ItemTables, linear: LinearTables, *, bound: float, guard: float
+        self, parameters: Parameters, tables: ItemTables, linear: LinearTables, *, bound: float, guard: float
     ) -> None:
-        self._stages = _States(model)
-        self._tables = tables
-        self._linear = linear
+        self._tables, self._linear = tables, linear
+        self._history, self._target = _without_empty(linear.history), _without_empty(linear.target)
         self._bound, self._guard = bound, guard
-        parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
-        self._head = self._read(parameters)
+        self._mix = parameters[linear.mix].flatten(0, 1)
+        self._answers = None if linear.answers is None else parameters[linear.answers]
+        self._delta = self._scores = tables.target.new_empty(0)
         self.table_totals = [torch.zeros_like(table, dtype=torch.float64) for table in tables]
-        self.head_totals = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in self._head.items()}
+        heads = [name for name in (linear.mix, linear.answers) if name is not None]
+        self.head_totals = {name: torch.zeros_like(parameters[name], dtype=torch.float64) for name in heads}
 
     def add(self, batch: TrainingBatch) -> Tensor:
         """Add the users of a batch; returns the gradients of their private vectors [users, p], not clipped."""
-        items, (users, states) = batch.histories.items, batch.targets.shape
-        with torch.enable_grad():  # every user has a copy of what forms the states: gradients stay apart
-            head = {name: value.expand(users, *value.shape).requires_grad_() for name, value in self._head.items()}
-            vectors = functional.embedding(items, self._tables.history).requires_grad_()
-            own = batch.histories.user_vectors.clone().requires_grad_()
-            formed = self._stages.run(head, vectors, batch.histories._replace(user_vectors=own))
-        queries = formed.detach()
-        scores = torch.addmm(self._tables.bias, queries.flatten(0, 1), self._tables.target.T).view(users, states, -1)
-        delta = _softmax_derivative(scores, batch)
-        found = torch.autograd.grad(
-            formed, [*head.values(), vectors, own], delta @ self._tables.target, allow_unused=True
-        )
-        *of_parameters, of_vectors, of_own = found
-        # Where nobody was asked about the own person, no state reads the rows of the answers.
-        of_head = {name: value for name, value in zip(head, of_parameters, strict=True) if value is not None}
+        histories, (users, states), linear = batch.histories, batch.targets.shape, self._linear
+        kept, tables = histories.kept[:, :, None], self._tables
+        weights, divisor = linear.pool(histories, tables.history.dtype)
+        vectors = functional.embedding(histories.items, tables.history)
+        pooled = torch.bmm(weights, vectors * kept).div_(divisor).view(users, states, -1)
+        queries = (pooled.flatten(0, 1) @ self._mix).view(users, states, -1)
+        if linear.private:
+            queries += histories.user_vectors[:, None]
+        said = None
+        if self._answers is not None and not isinstance(histories.person, tuple):
+            said = answers_said(histories.person, len(self._answers)).to(queries.dtype)
+            queries += (said @ self._answers)[:, None]
 
-        squares = self._target_squares(delta, queries) + self._history_squares(items, of_vectors)
-        for value in of_head.values():
-            squares += value.flatten(1).square().sum(1, dtype=torch.float64)
+        delta, of_queries, gram = self._derivatives(queries, batch)
+        of_queries *= batch.weights[:, :, None]
+        of_pooled = (of_queries.flatten(0, 1) @ self._mix.T).view(*divisor.shape[:2], -1) / divisor
+        of_vectors = torch.bmm(weights.mT, of_pooled).mul_(kept)
+        of_all = of_queries.sum(1)
+
+        by_state = torch.bmm(of_queries, of_queries.mT).double()
+        squares = self._target_squares(delta, gram, batch.weights, queries)
+        squares += self._history_squares(histories.items, of_vectors)
+        squares += (torch.bmm(pooled, pooled.mT) * by_state).sum((1, 2))
+        if said is not None:
+            squares += said.sum(1) * by_state.sum((1, 2))
         factors = bounded(squares, self._bound, self._guard).to(delta.dtype)
 
-        weighted = torch.cat([queries, torch.ones_like(queries[..., :1])], dim=2) * factors[:, None, None]
-        of_table = delta.flatten(0, 1).T @ weighted.flatten(0, 1)
-        self.table_totals[1] += of_table[:, :-1]
-        self.table_totals[2] += of_table[:, -1]
+        share = batch.weights * factors[:, None]
+        self.table_totals[1] += delta.flatten(0, 1).T @ (queries * share[:, :, None]).flatten(0, 1)
+        self.table_totals[2] += delta.flatten(0, 1).T @ share.flatten()
         scaled = (of_vectors * factors[:, None, None]).flatten(0, 1)
-        self.table_totals[0].index_add_(0, items.flatten(), scaled.double())
-        for name, value in of_head.items():
-            self.head_totals[name] += torch.tensordot(factors, value, dims=1)
-        return torch.zeros_like(own) if of_own is None else of_own
+        self.table_totals[0].index_add_(0, histories.items.flatten(), scaled.double())
+        mixed = pooled.flatten(0, 1).T @ (of_queries * factors[:, None, None]).flatten(0, 1)
+        self.head_totals[linear.mix] += mixed.view_as(self.head_totals[linear.mix])
+        if said is not None and linear.answers is not None:
+            self.head_totals[linear.answers] += said.T @ (of_all * factors[:, None])
+        return of_all if linear.private else torch.zeros_like(histories.user_vectors)
 
-    def _target_squares(self, delta: Tensor, queries: Tensor) -> Tensor:
+    def _derivatives(self, queries: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the users' losses over ``batch.weights``, block by block, so that scores stay near the processor.
+
+        Returns:
+            [users, states, items] derivative δ by the scores, [users, states, d] by the queries, and δδᵀ.
+        """
+        users, states, items = *queries.shape[:2], len(self._tables.bias)
+        block = max(BLOCK_BYTES // max(states * items * queries.element_size(), 1), 1)
+        if len(self._delta) < users * states * items:
+            self._delta = queries.new_empty(users * states * items)
+            self._scores = queries.new_empty(block * states, items)
+        delta = self._delta[: users * states * items].view(users, states, items)
+        of_queries, gram = torch.empty_like(queries), queries.new_empty(users, states, states)
+        hidden, starts = _seen(batch.histories, items)
+        for start in range(0, users, block):
+            chosen = slice(start, start + block)
+            targets, there = batch.targets[chosen].flatten()[:, None], delta[chosen]
+            scores = self._scores[: len(targets)]
+            torch.addmm(self._tables.bias, queries[chosen].flatten(0, 1), self._tables.target.T, out=scores)
+            of_targets = scores.gather(1, targets)
+            cells = hidden[starts[start] : starts[min(start + block, users)]] - start * states * items
+            scores.view(-1).index_fill_(0, cells, float("-inf"))
+            scores.scatter_(1, targets, of_targets)  # the target itself may have been seen
+            rows = torch.softmax(scores, dim=1, out=there.flatten(0, 1))
+            rows.scatter_add_(1, targets, torch.full_like(of_targets, -1.0))
+            torch.mm(rows, self._tables.target, out=of_queries[chosen].flatten(0, 1))
+            torch.bmm(there, there.mT, out=gram[chosen])
+        return delta, of_queries, gram
+
+    def _target_squares(self, delta: Tensor, plain: Tensor, weights: Tensor, queries: Tensor) -> Tensor:
         """[users] float64 squared norms of the gradients of the target side's parameters and of the item bias."""
-        side = self._linear.target
-        gram = delta.new_zeros(len(delta), delta.shape[1], delta.shape[1])
-        if bool(side.own.any()):
-            own = delta
-            if side.pull is not None:
-                own = side.pull(delta.flatten(0, 1).T).T.view_as(delta)
-            if not bool((side.own == 1).all()):
-                own = own * side.own
+        side = self._target
+        gram = torch.zeros_like(plain)
+        if side.pull is not None or len(side.own.unique()) > 1:
+            own = delta if side.pull is None else side.pull(delta.flatten(0, 1).T).T.reshape(delta.shape)
+            own = own * side.own
             gram = torch.bmm(own, own.mT)
+        elif bool(side.own.any()):
+            gram = plain * side.own[0] ** 2
         if side.columns.shape[1]:
             read = delta @ side.columns
-            gram = torch.baddbmm(gram, read, read.mT)
-        squares = (gram.double() * torch.bmm(queries, queries.mT)).sum((1, 2))
-        return squares + self._linear.bias**2 * delta.sum(1).square().sum(1, dtype=torch.float64)
+            gram = gram + torch.bmm(read, read.mT)
+        both = weights.double()[:, :, None] * weights.double()[:, None, :]
+        by_state = torch.bmm(queries, queries.mT) * gram.double() + plain.double() * self._linear.bias**2
+        return (by_state * both).sum((1, 2))
 
     def _history_squares(self, items: Tensor, gradients: Tensor) -> Tensor:
         """[users] float64 squared norms of the gradients of the history side's parameters."""
-        side = self._linear.history
-        read = functional.embedding(items, side.columns)
-        squares = torch.bmm(read.mT, gradients).flatten(1).square().sum(1, dtype=torch.float64)
+        side, squares = self._history, torch.zeros(len(items), dtype=torch.float64)
+        if side.columns.shape[1]:
+            read = functional.embedding(items, side.columns)
+            squares += torch.bmm(read.mT, gradients).flatten(1).square().sum(1, dtype=torch.float64)
         if side.pull is not None and bool(side.own.any()):
             users, _, width = gradients.shape
             rows = gradients.new_zeros(users, len(side.own), width)
             rows.scatter_add_(1, items[:, :, None].expand_as(gradients), gradients)
             pulled = side.pull(rows.transpose(0, 1).flatten(1)).view(-1, users, width) * side.own[:, None, None]
-            squares = squares + pulled.square().sum((0, 2), dtype=torch.float64)
+            squares += pulled.square().sum((0, 2), dtype=torch.float64)
         elif bool(side.own.any()):
             found, places = distinct(items.numpy(), len(side.own))
             rows = gradients.new_zeros(found.size, gradients.shape[2])
@@ -116,51 +159,25 @@ class LinearSums:
             own = side.own[torch.from_numpy(found)]
             norms = rows.square().sum(1).view(found.shape) * own.square()
             # The last item is repeated as padding, whose rows stay zero.
-            squares = squares + norms.sum(1, dtype=torch.float64)
+            squares += norms.sum(1, dtype=torch.float64)
         return squares
 
-    def _read(self, parameters: Mapping[str, Tensor]) -> Parameters:
-        """The parameters that form states from history vectors."""
-        leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
-        zero = torch.zeros(1, 1, dtype=torch.int64)
-        known = self._tables.history.new_ones(1, 1)
-        own = known.new_zeros(1, self._stages.model.private_dimensions)
-        one = HistoryBatch(zero, known, known, zero + 1, known * 0, own, known, person=zero - 1)
-        with torch.enable_grad():
-            total = self._stages.run(leaves, functional.embedding(zero, self._tables.history), one).sum()
-        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-        return {name: value for (name, value), one in zip(parameters.items(), found, strict=True) if one is not None}
+
+def _without_empty(side: LinearSide) -> LinearSide:
+    """The side without columns of zeros, whose parameters nothing reads."""
+    return side._replace(columns=side.columns[:, (side.columns != 0).any(0)])
 
 
-def _softmax_derivative(scores: Tensor, batch: TrainingBatch) -> Tensor:
-    """[users, states, items] derivative of the users' losses by ``scores``, which are overwritten."""
-    targets, of_targets = batch.targets[:, :, None], scores.gather(2, batch.targets[:, :, None])
-    _hide_seen(scores, batch.histories)
-    scores.scatter_(2, targets, of_targets)  # the target itself may have been seen
-    delta = torch.softmax(scores, dim=2)
-    delta.scatter_add_(2, targets, torch.full_like(of_targets, -1.0))
-    return delta.mul_(batch.weights[:, :, None])
-
-
-def _hide_seen(scores: Tensor, histories: HistoryBatch) -> None:
-    """Sets the scores of what the user had before each position to −∞: few cells, found from the events."""
-    _, states, items = scores.shape
-    before = torch.arange(histories.items.shape[1]) < histories.positions[:, :, None]
-    hidden = (before | (histories.others[:, :, None] > 0)) & (histories.known[:, None, :] > 0)
-    user, state, event = hidden.nonzero(as_tuple=True)
-    scores.view(-1).index_fill_(0, (user * states + state) * items + histories.items[user, event], float("-inf"))
-
-
-class _States(torch.nn.Module):
-    def __init__(self, model: Recommender) -> None:
-        super().__init__()
-        self.model = model
-
-    def run(self, parameters: Mapping[str, Tensor], vectors: Tensor, batch: HistoryBatch) -> Tensor:
-        return functional_call(self, {f"model.{name}": value for name, value in parameters.items()}, (vectors, batch))
-
-    def forward(self, vectors: Tensor, batch: HistoryBatch) -> Tensor:
-        return self.model.user_states(vectors, batch)
+def _seen(histories: HistoryBatch, items: int) -> tuple[Tensor, IntArray]:
+    """What the users had before each position, as cells of [users, states, items], and where each user's start."""
+    known, positions = histories.known.sum(1).numpy(), histories.positions.numpy()
+    counts = np.where(histories.others.numpy() > 0, known[:, None], np.minimum(positions, known[:, None])).astype(int)
+    ends = np.cumsum(counts.ravel())
+    events = np.arange(ends[-1]) - np.repeat(ends - counts.ravel(), counts.ravel())
+    of_user = np.arange(len(positions)) * histories.items.shape[1]
+    found = histories.items.numpy().ravel()[np.repeat(np.repeat(of_user, positions.shape[1]), counts.ravel()) + events]
+    cells = np.repeat(np.arange(len(ends)) * items, counts.ravel()) + found
+    return torch.from_numpy(cells), np.concatenate([[0], np.cumsum(counts.sum(1))])
 
 
 def parameter_totals(
