@@ -103,3 +103,14 @@ class FusionHead(nn.Module, ABC):
 def _projection(width: int, dimensions: int, *, scale: float, generator: torch.Generator) -> nn.Parameter:
     """A [width, dimensions] matrix that keeps lengths on average: entries N(0, scale² / dimensions)."""
     return nn.Parameter(torch.randn(width, dimensions, generator=generator) * (scale / dimensions**0.5))
+
+
+def where_present(values: Tensor, present: Tensor) -> Tensor:
+    """[..., items, d] with zeros where ``present`` [..., items] is 0; the values themselves if nothing is."""
+    return values if bool((present == 1).all()) else values * present[..., None]
+
+
+def of_empty(present: Tensor, missing: Tensor) -> Tensor | None:
+    """[..., items, d] ``missing`` [..., d] at items without any modality, else zeros; None where there are none."""
+    empty = present.sum(-1, keepdim=True) == 0
+    return empty * missing[..., None, :] if bool(empty.any()) else None

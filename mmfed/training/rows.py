@@ -369,7 +369,8 @@ class Traced:
             now = projection.at(items, values)
         name, scale = projection.name, projection.scale
         if name in self._moved:
-            now = torch.baddbmm(now, values, self._moved[name], alpha=scale)
+            add = torch.baddbmm if items is None else Tensor.baddbmm_  # rows were gathered: a tensor of their own
+            now = add(now, values, self._moved[name], alpha=scale)
 
         def deposit(into: Parameters, gradient: Tensor, factor: float) -> None:
             into[name].baddbmm_(values.mT, gradient, alpha=factor * scale)
