@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead, Values
+from mmfed.fusion.head import FusionHead, Values, of_empty
 
 
 class AttentionFusion(FusionHead):
@@ -34,12 +35,13 @@ class AttentionFusion(FusionHead):
         self.missing = nn.Parameter(torch.zeros(dimensions))
 
     def forward(self, values: Sequence[Values], present: Tensor) -> Tensor:
-        missing = self.missing[..., None, :]
+        empty = of_empty(present, self.missing)
         if not self.modalities:
-            return missing * present.new_ones(*present.shape[:-1], 1)
+            return present.new_zeros(*present.shape[:-1], self.dimensions) if empty is None else empty
         projected, weights, count = self._attended(values, present)
         share = weights * count / weights.sum(-1, keepdim=True).clamp_min(1e-30)
-        return (share[..., None] * projected).sum(-2) + (count == 0) * missing
+        fused = _Weighed.apply(share, *projected).unflatten(-1, (len(projected), -1)).sum(-2)
+        return fused if empty is None else fused + empty
 
     def table(self, values: Sequence[Values], present: Tensor) -> Tensor:
         """[items, (modalities + 1) · (d + 1)]: weighted vectors, then the weights they are divided by."""
@@ -49,7 +51,7 @@ class AttentionFusion(FusionHead):
             return torch.cat([missing * ones, ones], dim=-1)
         projected, weights, count = self._attended(values, present)
         empty = (count == 0).to(weights.dtype)
-        above = ((weights * count)[..., None] * projected).flatten(-2)
+        above = _Weighed.apply(weights * count, *projected)
         return torch.cat([above, empty * missing, weights, empty.expand_as(weights[..., :1])], dim=-1)
 
     def query(self, states: Tensor) -> Tensor:
@@ -74,9 +76,33 @@ class AttentionFusion(FusionHead):
         count = len(self.modalities) + 1
         return joined.split([count * self.dimensions, count], dim=-1)
 
-    def _attended(self, values: Sequence[Values], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[..., items, modalities, d] projections, [..., items, modalities] weights, [..., items, 1] counts."""
-        projected = torch.stack(self.projected(values), dim=-2)
-        logits = (projected * self.item_query[..., None, :, :]).sum(-1).masked_fill(present == 0, -1e9)
-        weights = torch.exp(logits - logits.amax(-1, keepdim=True)) * present
+    def _attended(self, values: Sequence[Values], present: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """[..., items, d] projections, [..., items, modalities] weights up to a factor an item, [..., items, 1] counts."""
+        projected = self.projected(values)
+        queries = self.item_query[..., None]
+        logits = torch.cat([one @ queries[..., at, :, :] for at, one in enumerate(projected)], dim=-1)
+        logits = logits.masked_fill(present == 0, -1e9)
+        # Every weight is divided by the sum of all later: the factor that keeps exp from overflowing has no derivative.
+        weights = torch.exp(logits - logits.detach().amax(-1, keepdim=True)) * present
         return projected, weights, present.sum(-1, keepdim=True)
+
+
+class _Weighed(torch.autograd.Function):
+    """[..., items, modalities · d] every z [..., items, d] times its weights [..., items, modalities]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weights: Tensor, *projected: Tensor) -> Tensor:
+        return torch.cat([one * weights[..., at, None] for at, one in enumerate(projected)], dim=-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        weights, *projected = ctx.saved_tensors
+        parts = gradients[0].chunk(len(projected), dim=-1)
+        of_weights = [(part * one).sum(-1) for part, one in zip(parts, projected, strict=True)]
+        return torch.stack(of_weights, -1), *(part * weights[..., at, None] for at, part in enumerate(parts))

@@ -16,7 +16,7 @@ from mmfed.config import TrainingSection
 from mmfed.fusion.head import KnownProduct, Values
 from mmfed.models.base import ItemTables, Recommender
 from mmfed.training.batch import TrainingBatch
-from mmfed.training.rows import KnownProjection, Parameters, RowTraining, Traced, bounded, distinct
+from mmfed.training.rows import KnownProjection, Parameters, RowTraining, Traced, bounded, distinct, squared_norms
 
 
 class OneStep(RowTraining):
@@ -80,20 +80,20 @@ class OneStep(RowTraining):
                 shape = self.shared[name].shape if name in self.shared else (found.shape[1], *self.rows[name].shape[1:])
                 into[name] = gradient.new_zeros(users, *shape)
             deposit(into, gradient, 1.0)
-        squares = torch.zeros(users, dtype=torch.float64)
+        of_target = of_target.contiguous()  # of a product with the transposed table
+        if candidates is not None:
+            of_target, of_bias = self._by_item(candidates, of_target, of_bias)
+        squares = torch.stack([self._tower.squares(*one) for one in zip(of_target, of_bias, strict=True)])
         for value in into.values():
-            squares += value.flatten(1).square().sum(1, dtype=torch.float64)
-        tables = [self._by_item(user, candidates, of_target, of_bias) for user in range(users)]
-        squares += torch.stack([self._tower.squares(*one) for one in tables])
-        factors = bounded(squares, self._bound, self._guard)
-        for factor, (of_table, of_items) in zip(factors.tolist(), tables, strict=True):
-            self._of_table.add_(of_table, alpha=factor)
-            self._of_bias.add_(of_items, alpha=factor)
+            squares += squared_norms(value)
+        factors = bounded(squares, self._bound, self._guard).to(of_target.dtype)
+        self._of_table += (factors[None] @ of_target.flatten(1)).view_as(self._of_table)
+        self._of_bias += factors @ of_bias
         for name, value in into.items():
-            scaled = value * factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
             if name in self.shared:
-                self._total[name] += scaled.sum(0)
+                self._total[name] += (factors[None] @ value.flatten(1)).view_as(self._total[name])
             else:
+                scaled = value * factors.view(-1, *[1] * (value.dim() - 1))
                 self._total[name].index_add_(0, torch.from_numpy(found).flatten(), scaled.flatten(0, 1).double())
         return torch.zeros_like(own) if of_own is None else of_own
 
@@ -104,17 +104,13 @@ class OneStep(RowTraining):
             self._total[name] += gradient
         return self._total
 
-    def _by_item(
-        self, user: int, candidates: Tensor | None, of_target: Tensor, of_bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """A user's gradients by the target table and the biases."""
-        if candidates is None:
-            return of_target[user], of_bias[user]
-        table, bias, items = self._tower.target, self._tower.bias, candidates[user].flatten()
-        return (
-            torch.zeros_like(table).index_add_(0, items, of_target[user].flatten(0, 1)),
-            torch.zeros_like(bias).index_add_(0, items, of_bias[user].flatten()),
-        )
+    def _by_item(self, candidates: Tensor, of_target: Tensor, of_bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The users' gradients by the target table [users, items, width] and the biases, from those by candidate."""
+        users, (items, width) = len(candidates), self._tower.target.shape
+        places = (candidates + (torch.arange(users) * items)[:, None, None]).flatten()
+        table = of_target.new_zeros(users * items, width).index_add_(0, places, of_target.flatten(0, -2))
+        bias = of_bias.new_zeros(users * items).index_add_(0, places, of_bias.flatten())
+        return table.view(users, items, width), bias.view(users, items)
 
 
 class _TargetTower:
@@ -153,4 +149,4 @@ class _TargetTower:
     def squares(self, of_target: Tensor, of_bias: Tensor) -> Tensor:
         """Float64 squared norm of ``pulled``."""
         found = self.pulled(of_target, of_bias).values()
-        return torch.stack([one.square().sum(dtype=torch.float64) for one in found]).sum()
+        return torch.stack([torch.dot(one.flatten(), one.flatten()).double() for one in found]).sum()

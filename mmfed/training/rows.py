@@ -32,6 +32,7 @@ from mmfed.types import IntArray
 Parameters = dict[str, Tensor]
 
 
+LARGE = 4096  # numbers of a user
 MANY = 0.25  # a share of the catalogue: of so many candidates a step computes each item once
 
 
@@ -109,8 +110,15 @@ def distinct(items: IntArray, item_count: int) -> tuple[IntArray, IntArray]:
 
 def clip_factors(change: Parameters, clip_norm: float, *, guard: float = 0.0) -> Tensor:
     """[users] float64, at most 1, so that each user's scaled change has norm ≤ ``clip_norm``; 1 for a zero change."""
-    squares = sum((value.flatten(1).square().sum(1, dtype=torch.float64) for value in change.values()), torch.zeros(()))
-    return bounded(squares, clip_norm, guard)
+    return bounded(sum(map(squared_norms, change.values()), torch.zeros(())), clip_norm, guard)
+
+
+def squared_norms(values: Tensor) -> Tensor:
+    """[users] float64 squared norm of each user's [users, *shape]: of large ones a product, one pass over memory."""
+    rows = values.flatten(1)
+    if rows.shape[1] < LARGE:
+        return rows.square().sum(1, dtype=torch.float64)
+    return torch.stack([torch.dot(row, row) for row in rows]).double()
 
 
 def bounded(squares: Tensor, bound: float, guard: float) -> Tensor:
