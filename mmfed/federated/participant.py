@@ -30,9 +30,11 @@ from mmfed.federated.sealed_store import SealedStore
 from mmfed.federated.workspace import Workspace, histories_of, load_workspace
 from mmfed.models.base import Recommender
 from mmfed.privacy.vault import Vault
+from mmfed.training.batch import Histories
 from mmfed.training.cohort import train_cohort
 from mmfed.training.cooccurrence import banded_cooccurrence, packed
-from mmfed.training.record import train_user_privately, windows
+from mmfed.training.record import Device, train_devices_privately, windows
+from mmfed.training.record_cohort import devices_at_once
 from mmfed.training.reference import train_users
 from mmfed.training.update import CohortUpdate, LocalWork
 from mmfed.types import IntArray
@@ -161,31 +163,28 @@ class Node:
     def _train_records(self, chosen: IntArray, work: LocalWork, task: tasks.Task) -> CohortUpdate:
         """Record-level privacy: every user trains, adds noise and charges the own ledger before the update leaves."""
         total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes.items()}
-        realised = 0
-        train = self.workspace.split.train
-        for user in chosen.tolist():
-            rows, key = train.rows(user), int(self.workspace.user_keys[user])
-            account = DeviceAccount(self.state_folder, key, task, self.vault)
-            if not account.admits():
-                continue
-            privacy = task.config.privacy
-            records = windows(
-                train.items[rows], train.times[rows], key=key, window=privacy.window, days=privacy.window_days
-            )
-            change = train_user_privately(
-                self.model,
-                records,
-                work,
-                noise_multiplier=task.noise_multiplier,
-                noise=account.noise,
-                sample_key=account.sample_key,
-            )
-            if not account.charge(wire.flatten(change, self.shapes)):
-                continue
-            for name, value in change.items():
-                total[name] += value
-            realised += 1
+        realised, most = 0, devices_at_once(self.model)
+        for start in range(0, len(chosen), most):
+            accounts, devices = [], []
+            for user in chosen[start : start + most].tolist():
+                account = DeviceAccount(self.state_folder, int(self.workspace.user_keys[user]), task, self.vault)
+                if account.admits():
+                    accounts.append(account)
+                    devices.append(Device(self._windows(user, work), account.noise, account.sample_key))
+            changes = train_devices_privately(self.model, devices, work, noise_multiplier=task.noise_multiplier)
+            for account, change in zip(accounts, changes, strict=True):
+                if not account.charge(wire.flatten(change, self.shapes)):
+                    continue
+                for name, value in change.items():
+                    total[name] += value
+                realised += 1
         return CohortUpdate(total, realised, torch.zeros(0, self.model.private_dimensions))
+
+    def _windows(self, user: int, work: LocalWork) -> Histories:
+        """The records of a user."""
+        train, privacy = self.workspace.split.train, work.privacy
+        rows, key = train.rows(user), int(self.workspace.user_keys[user])
+        return windows(train.items[rows], train.times[rows], key=key, window=privacy.window, days=privacy.window_days)
 
     def _store(self) -> PrivateVectors | None:
         dimensions = self.model.private_dimensions

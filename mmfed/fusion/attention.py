@@ -77,7 +77,7 @@ class AttentionFusion(FusionHead):
         return joined.split([count * self.dimensions, count], dim=-1)
 
     def _attended(self, values: Sequence[Values], present: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """[..., items, d] projections, [..., items, modalities] weights up to a factor an item, [..., items, 1] counts."""
+        """[..., items, d] projections, [..., items, modalities] weights up to a factor, [..., items, 1] counts."""
         projected = self.projected(values)
         queries = self.item_query[..., None]
         logits = torch.cat([one @ queries[..., at, :, :] for at, one in enumerate(projected)], dim=-1)

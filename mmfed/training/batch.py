@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -61,6 +62,17 @@ class Histories:
         own = None if self.own is None else self.own[rows]
         people = None if self.people is None else self.people[index]
         return Histories(self.keys[index], indptr, self.items[rows], values, actions, own, self.features, people)
+
+
+def joined(parts: Sequence[Histories]) -> Histories:
+    """The sequences of all parts, items alone: what windows hold."""
+    lengths = np.concatenate([[0], *(part.lengths for part in parts)])
+    empty = np.zeros(0, dtype=np.int64)
+    return Histories(
+        keys=np.concatenate([np.zeros(0, dtype=np.uint64), *(part.keys for part in parts)]),
+        indptr=np.cumsum(lengths).astype(np.int64),
+        items=np.concatenate([empty, *(part.items for part in parts)]),
+    )
 
 
 SAMPLED = ("sampled-softmax", "bpr", "bce")

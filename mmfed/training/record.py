@@ -12,8 +12,8 @@ clipped sum comes from the cohort engine, a window in the place of a user: the s
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from mmfed.models.base import Recommender
 from mmfed.rng import derive, hash_uniform
-from mmfed.training.batch import Histories, modality_mask, training_batch
+from mmfed.training.batch import Histories, joined, modality_mask, training_batch
 from mmfed.training.cohort import train_cohort
+from mmfed.training.record_cohort import DeviceSteps, devices_at_once, trains_together
 from mmfed.training.update import LocalWork
 from mmfed.training.whole import SequenceGradients
 from mmfed.types import FloatArray, IntArray
@@ -50,6 +51,67 @@ def windows(items: IntArray, times: IntArray, *, key: int, window: int, days: fl
     counts = np.minimum(np.diff(starts, append=len(number)), window)
     keys = np.array([derive(key, "window", int(number[start])) for start in starts], dtype=np.uint64)
     return Histories(keys, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.asarray(items)[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Device:
+    """What a device brings to DP-SGD.
+
+    Attributes:
+        records: its windows; none at all still gives noise-only steps.
+        noise: standard normal samples.
+        sample_key: names the stream of Poisson coins on this device.
+    """
+
+    records: Histories
+    noise: Noise
+    sample_key: int
+
+    def chosen(self, work: LocalWork, step: int) -> Histories:
+        """The Poisson sample of a step."""
+        coins = hash_uniform(
+            derive(self.sample_key, work.round_number, step), self.records.keys, np.zeros(1, dtype=np.int64)
+        )
+        return self.records.take(np.flatnonzero(coins[:, 0] < work.privacy.record_sample_rate))
+
+
+def train_devices_privately(
+    model: Recommender, devices: Sequence[Device], work: LocalWork, *, noise_multiplier: float
+) -> list[dict[str, Tensor]]:
+    """The change of the shared parameters on each device, as ``train_user_privately`` gives it."""
+    if work.training.engine == "reference" or not trains_together(model, work):
+        return [
+            train_user_privately(
+                model,
+                device.records,
+                work,
+                noise_multiplier=noise_multiplier,
+                noise=device.noise,
+                sample_key=device.sample_key,
+            )
+            for device in devices
+        ]
+    found, most = [], devices_at_once(model)
+    for start in range(0, len(devices), most):
+        found += _trained_together(model, devices[start : start + most], work, noise_multiplier)
+    return found
+
+
+def _trained_together(
+    model: Recommender, devices: Sequence[Device], work: LocalWork, noise_multiplier: float
+) -> list[dict[str, Tensor]]:
+    steps = DeviceSteps(model, len(devices), work, guard=OPACUS_GUARD)
+    deviation, rate = noise_multiplier * work.privacy.clip_norm, work.training.learning_rate / work.privacy.record_batch
+    for step in range(work.training.steps):
+        chosen = [device.chosen(work, step) for device in devices]
+        owners = np.repeat(np.arange(len(devices)), [len(one) for one in chosen])
+        sums = steps.sums(joined(chosen), owners, step)
+        for index, (name, moved) in enumerate(steps.moved.items()):
+            for device, total in zip(devices, sums[name], strict=True):
+                samples = device.noise(total.numel(), f"record step {step} parameter {index}")
+                total.add_(torch.from_numpy(samples).view_as(total), alpha=deviation)
+            moved.sub_(sums[name], alpha=rate)
+    return [{name: value[at].double() for name, value in steps.moved.items()} for at in range(len(devices))]
 
 
 def train_user_privately(
@@ -84,9 +146,7 @@ def train_user_privately(
         noise=noise,
     )
     for step in range(work.training.steps):
-        coins = hash_uniform(derive(sample_key, work.round_number, step), records.keys, np.zeros(1, dtype=np.int64))
-        chosen = records.take(np.flatnonzero(coins[:, 0] < work.privacy.record_sample_rate))
-        take_step(local, optimiser, chosen, work, step)
+        take_step(local, optimiser, Device(records, noise, sample_key).chosen(work, step), work, step)
     before = model.shared_parameters()
     return {name: value.detach().double() - before[name].detach().double() for name, value in shared.items()}
 

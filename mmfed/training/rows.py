@@ -167,13 +167,24 @@ class RowTraining:
         self._read_rows = {stage: self._rows_of(stage) for stage in ("history", "target")}
         self.reads_history = self._first_item("history", self.shared | self.rows).shape[1] > 0
 
-    def changes(self, touched: TouchedRows, own: Tensor, last: Tensor) -> tuple[Parameters, Parameters, Tensor]:
+    def changes(
+        self,
+        touched: TouchedRows,
+        own: Tensor,
+        last: Tensor,
+        *,
+        moved: Parameters | None = None,
+        first_step: int = 0,
+    ) -> tuple[Parameters, Parameters, Tensor]:
         """How the parameters of each user change.
 
         Args:
             touched: the batches.
             own: [users, p] private vectors.
             last: [users] local steps of each user.
+            moved: of a single step, how far the users' parameters are from the round's: those without rows
+                [users, *shape], those with rows of the touched ones [users, rows, *shape]; None where they agree.
+            first_step: number of the first step among those that ``present`` was given for.
 
         Returns:
             The changes without rows by name [users, *shape], those of the touched rows by name [users, rows, *shape],
@@ -186,8 +197,8 @@ class RowTraining:
         everything, training = change | of_rows, self._training
         optimiser = LocalOptimiser(training, everything)
         for step, places in enumerate(touched.steps):
-            moved = everything if step else {}
-            tasks, of_own = self._gradients(step, places, touched.items, moved, own)
+            apart = everything if step else moved or {}
+            tasks, of_own = self.gradients(first_step + step, places, touched.items, apart, own)
             # Who has no target left has no gradient either.
             if training.optimiser == "sgd" and self._task_bound is None:
                 own = own - training.private_learning_rate * of_own
@@ -215,7 +226,7 @@ class RowTraining:
             total = {name: total[name] + value for name, value in gradients.items()} if total else gradients
         return total
 
-    def _gradients(
+    def gradients(
         self, step: int, places: Places, items: Tensor | None, moved: Parameters, own: Tensor
     ) -> tuple[list[Deposits], Tensor]:
         """What to deposit where, by task if tasks are bounded; and the gradients of the private vectors [users, p].
@@ -303,6 +314,45 @@ class RowTraining:
         return self.stages.run({**parameters, **rows}, stage, first, self._model.present(None)[:1])
 
 
+@dataclass(frozen=True)
+class OfParameter:
+    """The deposit of a parameter without rows, whose gradient [users, *shape] it is.
+
+    Attributes:
+        name: of the parameter.
+    """
+
+    name: str
+
+    def __call__(self, into: Parameters, gradient: Tensor, factor: float) -> None:
+        into[self.name].add_(gradient, alpha=factor)
+
+
+@dataclass(frozen=True, eq=False)
+class OfProduct:
+    """The deposit of a projection, whose gradient is one product with the features.
+
+    Attributes:
+        name: of the parameter [width, d].
+        values: [users, n, width] the features.
+        scale: of the product.
+    """
+
+    name: str
+    values: Tensor
+    scale: float
+
+    def __call__(self, into: Parameters, gradient: Tensor, factor: float) -> None:
+        into[self.name].baddbmm_(self.values.mT, gradient, alpha=factor * self.scale)
+
+    def squares(self, gradient: Tensor) -> Tensor:
+        """[users] float64 squared norms of the parameter's gradients, from those of the product [users, n, d]."""
+        if gradient.shape[1] > 2 * gradient.shape[2]:
+            return squared_norms(torch.bmm(self.values.mT, gradient)) * self.scale**2
+        both = torch.bmm(self.values, self.values.mT).double() * torch.bmm(gradient, gradient.mT)
+        return both.sum((1, 2)) * self.scale**2
+
+
 class KnownProjection:
     """A projection of frozen features, and its product with those of all items.
 
@@ -347,7 +397,7 @@ class Traced:
     def shared(self, name: str, value: Tensor) -> Tensor:
         """[users, *shape] a parameter of every user."""
         now = value.expand(self._users, *value.shape) if name not in self._moved else value + self._moved[name]
-        return self._trace(name, now, lambda into, gradient, factor: into[name].add_(gradient, alpha=factor))
+        return self._trace(name, now, OfParameter(name))
 
     def rows(self, name: str, table: Tensor, items: Tensor | None, rows: Tensor | None) -> Tensor:
         """[users, n, *shape] the rows of ``items`` [users, n], which lie at ``rows`` of the users' touched ones."""
@@ -379,11 +429,7 @@ class Traced:
         if name in self._moved:
             add = torch.baddbmm if items is None else Tensor.baddbmm_  # rows were gathered: a tensor of their own
             now = add(now, values, self._moved[name], alpha=scale)
-
-        def deposit(into: Parameters, gradient: Tensor, factor: float) -> None:
-            into[name].baddbmm_(values.mT, gradient, alpha=factor * scale)
-
-        return self._trace(name, now, deposit)
+        return self._trace(name, now, OfProduct(name, values, scale))
 
     def _trace(self, name: str, now: Tensor, deposit: Deposit) -> Tensor:
         leaf = now.detach().requires_grad_()

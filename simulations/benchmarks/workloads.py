@@ -87,10 +87,10 @@ def _toml(value: object) -> str:
 
 
 def _pairs(config: Config, widths: Mapping[str, int], items: int, length: float) -> float:
-    """Projections of every (positive and negative) pair, and their weights' gradients."""
+    """Of every (positive and negative) pair the projections and their weights' gradients, the gates and their two."""
     del items
-    pairs = length * (1 + config.training.negatives)
-    return 4 * pairs * sum(widths.values()) * config.model.dimensions
+    pairs, d = length * (1 + config.training.negatives), config.model.dimensions
+    return 4 * pairs * sum(widths.values()) * d + 6 * pairs * len(widths) * d * d
 
 
 def _all_items(config: Config, widths: Mapping[str, int], items: int, length: float) -> float:
@@ -145,7 +145,7 @@ WORKLOADS = (
 )  # fmt: skip
 
 RECORD = Workload(
-    "W1 record", "W1's tower on a pooled history, windows of 10 interactions clipped one by one, device by device",
+    "W1 record", "W1's tower on a pooled history, windows of 10 interactions clipped one by one on every device",
     3700, {"image": 512, "text": 384}, 72,
     {
         "model.name": "mf", "model.fusion": "gated", "model.item_ids": False, "training.objective": "bce",
