@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +15,9 @@ from mmfed.cli.terminal import Format, emit, say
 from mmfed.errors import ExitCode, MmfedError
 
 if TYPE_CHECKING:
+    from mmfed.config import Config
     from mmfed.privacy.audit.ledgers import AuditResult, LedgerAudit
+    from mmfed.records import RunFolder
 
 _DEVICES_SHOWN = 3
 _FINDINGS_SHOWN = 10
@@ -32,52 +37,61 @@ def audit(
     save_head: Annotated[
         Path | None, typer.Option("--save-head", metavar="FILE", help="Write the ledger's head, to be kept elsewhere.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FOLDER", help="Write audit.html, audit.json and audit.csv into this folder."),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option("--groups", metavar="FILE", help="CSV with the columns device and group, for the report."),
+    ] = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Check chain, signatures and order of ledgers and recompute every epsilon by a second code path.
 
     RUN (a folder, or a name under runs/) stands for all ledgers in it: the coordinator's and those of simulated
-    devices; its recorded rounds must be charged. --key and the heads concern one ledger: the only one named, or the
-    coordinator's. Exit code 9 if anything does not hold.
+    devices; its recorded rounds must be charged. Ledgers of one run are compared with one another. --key and the heads
+    concern one ledger: the only one named, or the coordinator's. Exit code 9 if anything does not hold.
     """
     from mmfed.cli.progress import RunProgress
-    from mmfed.privacy.audit.verify import Head
-    from mmfed.simulation.audit_run import against_rounds, audit_each, run_ledgers
-    from mmfed.simulation.run_folders import open_run
+    from mmfed.privacy.audit.crosscheck import cross_check
+    from mmfed.privacy.audit.ledgers import AuditResult, audit_ledgers
+    from mmfed.privacy.audit.outcome import read_groups
+    from mmfed.privacy.audit.verify import Head, public_key_of
 
-    files: list[Path] = []
-    runs, silent = [], []
-    for name in names:
-        if Path(name).is_file():
-            files.append(Path(name))
-            continue
-        run, config = open_run(name)
-        runs.append((run, config))
-        found = run_ledgers(run)
-        files.extend(found)
-        if not found and config.privacy.mode == "none":
-            silent.append(run.path)
-    anchored = _anchored(files, [run.ledger for run, _ in runs], any(one is not None for one in (key, head, save_head)))
-    keys = {} if key is None or anchored is None else {anchored: _public_key(key)}
+    found = _find(names)
+    files = found.files
+    anchored = _anchored(files, found.coordinators, any(one is not None for one in (key, head, save_head)))
+    keys = {} if key is None or anchored is None else {anchored: public_key_of(key)}
     heads = {} if head is None or anchored is None else {anchored: Head.load(head)}
+    by_device = None if groups is None else read_groups(groups)
     with RunProgress(None) as progress:
         told = progress if len(files) > _DEVICES_SHOWN else None
-        result = audit_each(
-            files, keys, heads, None if told is None else lambda n, all_: told.count("ledgers", n, all_)
+        result = audit_ledgers(
+            files, keys, heads, progress=None if told is None else lambda n, all_: told.count("ledgers", n, all_)
         )
-    for run, config in runs:
-        result = against_rounds(run, config, result)
+    crossed = cross_check(result.ledgers)
+    result = found.against_rounds(AuditResult(result.ledgers, (*result.findings, *crossed.findings)))
     if save_head is not None and result.holds:
         last = next(one.head for one in result.ledgers if one.path == anchored)
         if last is not None:
             last.save(save_head)
+    written = None
+    if report is not None:
+        commands = _commands(names, files, key=key, head=head)
+        written = _write_report(report, result, commands, crossed.remarks, by_device, found.empirical())
     if output is Format.JSON:
-        nothing = [str(path) for path in silent]
-        emit({**result.to_dict(), "without_privacy": nothing, "note": _NOTHING if nothing else None})
+        nothing = [str(path) for path in found.silent]
+        about = {"remarks": list(crossed.remarks), "report": None if written is None else str(written)}
+        emit({**result.to_dict(), **about, "without_privacy": nothing, "note": _NOTHING if nothing else None})
         raise typer.Exit(0 if result.holds else int(ExitCode.AUDIT))
-    for path in silent:
+    for path in found.silent:
         say(f"{path}: {_NOTHING}.")
     _say_ledgers(result)
+    for line in crossed.remarks:
+        say(f"Note: {line}.")
+    if written is not None:
+        say(f"Report: {written}")
     if result.holds:
         if result.ledgers:
             say(f"All {len(result.ledgers)} ledgers hold." if len(result.ledgers) > 1 else "The ledger holds.")
@@ -94,6 +108,88 @@ def audit(
     )
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What the names stand for."""
+
+    files: list[Path]
+    runs: list[tuple[RunFolder, Config]]
+    silent: list[Path]
+
+    @property
+    def coordinators(self) -> list[Path]:
+        return [run.ledger for run, _ in self.runs]
+
+    def against_rounds(self, result: AuditResult) -> AuditResult:
+        """The audit with what the runs' own records say against it."""
+        if self.runs:
+            from mmfed.simulation.audit_run import against_rounds
+
+            for run, config in self.runs:
+                result = against_rounds(run, config, result)
+        return result
+
+    def empirical(self) -> Mapping[str, Any] | None:
+        """What attacks on the only run named found, if they were tried."""
+        if len(self.runs) != 1:
+            return None
+        from mmfed.simulation.audit_run import read_empirical
+
+        return read_empirical(self.runs[0][0])
+
+
+def _find(names: Sequence[str]) -> _Found:
+    """Files as they are; anything else is a run. Ledger files alone need neither torch nor flwr nor a configuration."""
+    files: list[Path] = []
+    runs: list[tuple[RunFolder, Config]] = []
+    silent = []
+    for name in names:
+        if Path(name).is_file():
+            files.append(Path(name))
+            continue
+        from mmfed.simulation.audit_run import run_ledgers
+        from mmfed.simulation.run_folders import open_run
+
+        run, config = open_run(name)
+        runs.append((run, config))
+        ledgers = run_ledgers(run)
+        files.extend(ledgers)
+        if not ledgers and config.privacy.mode == "none":
+            silent.append(run.path)
+    return _Found(files, runs, silent)
+
+
+def _commands(names: Sequence[str], files: Sequence[Path], *, key: str | None, head: Path | None) -> list[str]:
+    """What repeats the audit: as it was called, and by the checker that needs nothing else installed."""
+    pinned = ["--key", key] if key is not None else []
+    pinned += ["--head", str(head)] if head is not None else []
+    shown = [str(path) for path in files[:_DEVICES_SHOWN]] + (["..."] if len(files) > _DEVICES_SHOWN else [])
+    light = ["python", "-m", "mmfed.privacy.audit", *shown, *(pinned if len(files) == 1 else [])]
+    return [shlex.join(["mmfed", "audit", *names, *pinned]), " ".join(shlex.quote(word) for word in light)]
+
+
+def _write_report(
+    folder: Path,
+    result: AuditResult,
+    commands: Sequence[str],
+    remarks: Sequence[str],
+    groups: Mapping[str, str] | None,
+    empirical: Mapping[str, Any] | None,
+) -> Path:
+    try:
+        from mmfed.reports.audit_report import write_audit_report
+    except ModuleNotFoundError as missing:
+        raise MmfedError(
+            ExitCode.MISSING_EXTRA,
+            f"{folder}: no report written, {missing.name} is not installed.",
+            "pip install 'mmfed[reports]'; python -m mmfed.privacy.audit --json FILE --csv FILE needs no extra.",
+        ) from None
+    page, *_ = write_audit_report(
+        folder, result, commands=commands, remarks=remarks, groups=groups, empirical=empirical
+    )
+    return page
+
+
 def _anchored(files: list[Path], coordinators: list[Path], needed: bool) -> Path | None:
     """The ledger that --key and --head concern."""
     if not needed:
@@ -107,15 +203,6 @@ def _anchored(files: list[Path], coordinators: list[Path], needed: bool) -> Path
             "name one ledger file.",
         )
     return candidates[0]
-
-
-def _public_key(text: str) -> str:
-    plain = text.strip().lower()
-    if len(plain) != 64 or set(plain) - set("0123456789abcdef"):
-        raise MmfedError(
-            ExitCode.AUDIT, "--key: not an ed25519 public key.", "give the 64 hex digits of public_key in its header."
-        )
-    return plain
 
 
 def _say_ledgers(result: AuditResult) -> None:
@@ -175,6 +262,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "mmfed audit demo",
             "mmfed audit runs/demo/ledger.jsonl --key 64-HEX-DIGITS --head kept-by-the-auditor.json",
+            "mmfed audit demo --report audit",
             "mmfed audit demo strict --format json",
         ),
     )(audit)

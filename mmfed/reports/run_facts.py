@@ -162,12 +162,12 @@ class _Ledgers:
             header = header or _header(lines)
             refusals += _refusals(lines)
             devices.append(_charges(lines))
-        curves = _device_curves(devices)
+        curves = device_curves(devices)
         charged = _largest([point for device in devices for point in device])
         return cls(header, curves, charged, len(paths), refusals)
 
 
-def _device_curves(devices: list[list[tuple[float, float]]]) -> list[EpsilonCurve]:
+def device_curves(devices: list[list[tuple[float, float]]]) -> list[EpsilonCurve]:
     """Worst and median device after every round; a device that has not charged yet stands at 0."""
     rounds = sorted({number for device in devices for number, _ in device})
     if not rounds:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmfed.config import Config
-from mmfed.privacy.audit.ledgers import AuditResult, Finding, audit_ledgers
-from mmfed.privacy.audit.verify import Head
+from mmfed.errors import ExitCode, MmfedError
+from mmfed.privacy.audit.ledgers import AuditResult, Finding
 from mmfed.records import RunFolder, read_lines
+
+EMPIRICAL = "empirical.json"
 
 
 def run_ledgers(run: RunFolder) -> list[Path]:
@@ -18,25 +22,22 @@ def run_ledgers(run: RunFolder) -> list[Path]:
     return [*own, *sorted(run.devices.glob("*/*/ledgers/*.jsonl"))]
 
 
-def audit_each(
-    paths: list[Path],
-    keys: Mapping[Path, str] | None = None,
-    heads: Mapping[Path, Head] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> AuditResult:
-    """``audit_ledgers`` one file at a time, so that progress can be told.
+def read_empirical(run: RunFolder) -> Mapping[str, Any] | None:
+    """What attacks on the run found (``empirical.json``); None where none were tried.
 
     Raises:
-        MmfedError: a file cannot be read.
+        MmfedError: the file is there and cannot be read.
     """
-    ledgers, findings = [], []
-    for number, path in enumerate(paths, start=1):
-        found = audit_ledgers([path], keys, heads)
-        ledgers.extend(found.ledgers)
-        findings.extend(found.findings)
-        if progress is not None:
-            progress(number, len(paths))
-    return AuditResult(tuple(ledgers), tuple(findings))
+    path = run.path / EMPIRICAL
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, Mapping):
+        raise MmfedError(ExitCode.STORAGE, f"{path}: not what an audit wrote.", "delete it, or run --empirical again.")
+    return found
 
 
 def against_rounds(run: RunFolder, config: Config, audit: AuditResult) -> AuditResult:

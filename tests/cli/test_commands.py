@@ -197,6 +197,28 @@ def test_audit_without_privacy(here: Path, mmfed: Command) -> None:
     assert json.loads(mmfed("audit", "plain", "--format", "json").out)["without_privacy"] == ["runs/plain"]
 
 
+def test_audit_report(here: Path, mmfed: Command, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    outcome = mmfed("audit", "demo", "--report", str(tmp_path / "out"))
+    assert outcome.code == 0
+    assert f"Report: {tmp_path / 'out' / 'audit.html'}" in outcome.out
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "mmfed audit demo" in page
+    assert "python -m mmfed.privacy.audit runs/demo/ledger.jsonl" in page
+    tree = json.loads(mmfed("audit", "device", "--report", str(tmp_path / "two"), "--format", "json").out)
+    assert tree["report"] == str(tmp_path / "two" / "audit.html")
+    assert len((tmp_path / "two" / "audit.csv").read_text().splitlines()) == 13
+
+
+def test_ledgers_of_one_run_are_compared(here: Path, mmfed: Command, tmp_path: Path) -> None:
+    devices = sorted((here / "runs/device/devices").glob("*/*/ledgers/*.jsonl"))
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(b"".join(devices[0].read_bytes().splitlines(keepends=True)[:2]))
+    outcome = mmfed("audit", str(devices[0]), str(devices[1]), str(copy))
+    assert outcome.code == 0
+    assert "an earlier copy of" in outcome.out
+
+
 def test_report(trained: Path, mmfed: Command) -> None:
     pytest.importorskip("jinja2")
     (trained / "runs" / "demo" / "report.html").unlink()

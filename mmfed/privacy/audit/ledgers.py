@@ -9,8 +9,8 @@ A claim is compared with ``recompute.epsilon_upper_bound``. Both are upper bound
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class LedgerAudit:
         epsilon_by_line: ε recomputed for each budget line alone, at the header's δ.
         mu: μ of Gaussian DP when nobody was sampled, else None.
         head: index and hash of the last good line.
+        lines: the good lines; not part of ``to_dict``.
     """
 
     path: Path
@@ -67,6 +68,39 @@ class LedgerAudit:
     epsilon_by_line: Mapping[str, float]
     mu: float | None
     head: Head | None
+    lines: tuple[LedgerLine, ...] = field(repr=False)
+
+    @property
+    def run_id(self) -> str:
+        """The run it belongs to: what a coordinator's and its devices' ledgers have in common; "" without a header."""
+        return str(self.header.get("run_id", "")).partition("/")[0]
+
+    @property
+    def of_device(self) -> bool:
+        """Whether a device keeps it (its run id names the device after a slash)."""
+        return "/" in str(self.header.get("run_id", ""))
+
+    @property
+    def left(self) -> float | None:
+        """ε that the target leaves, nats, never below 0; None without a target."""
+        target = self.header.get("target_epsilon")
+        return None if target is None else max(0.0, float(target) - (self.recomputed or 0.0))
+
+    def charges(self) -> list[LedgerLine]:
+        """The release lines, in order."""
+        return [line for line in self.lines if line.kind == "release"]
+
+    def epsilon_for(self, deltas: Sequence[float]) -> dict[float, float]:
+        """ε recomputed at any δ in (0, 1); 0 where nothing was released."""
+        terms = tuple(_term(line.body) for line in self.charges())
+        return {delta: _bound(terms, delta) if terms else 0.0 for delta in deltas}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tree for JSON."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "lines"}
+        head = None if self.head is None else {"index": self.head.index, "hash": self.head.hash}
+        at = {f"{delta:g}": value for delta, value in self.epsilon_at.items()}
+        return plain | {"path": str(self.path), "epsilon_at": at, "head": head}
 
 
 @dataclass(frozen=True)
@@ -83,16 +117,8 @@ class AuditResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tree for JSON."""
-        ledgers = [
-            {
-                **asdict(ledger),
-                "path": str(ledger.path),
-                "epsilon_at": {f"{delta:g}": value for delta, value in ledger.epsilon_at.items()},
-            }
-            for ledger in self.ledgers
-        ]
         findings = [{"path": str(f.path), "line": f.line, "what": f.what} for f in self.findings]
-        return {"holds": self.holds, "ledgers": ledgers, "findings": findings}
+        return {"holds": self.holds, "ledgers": [one.to_dict() for one in self.ledgers], "findings": findings}
 
 
 def audit_ledgers(
@@ -101,6 +127,7 @@ def audit_ledgers(
     heads: Mapping[Path, Head] | None = None,
     *,
     thorough: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> AuditResult:
     """Check chain, signatures, fields, order and every ε of ledgers.
 
@@ -111,15 +138,18 @@ def audit_ledgers(
         heads: anchored heads by path; without one a ledger cut at a line's end looks whole.
         thorough: recompute ε after every release; otherwise after the first, the last and a few between. Claims
             never fall by more than that tolerance (checked), so the others lie between.
+        progress: told (files done, files in all).
 
     Raises:
         MmfedError: a file cannot be read.
     """
     ledgers, findings = [], []
-    for path in paths:
+    for number, path in enumerate(paths, start=1):
         ledger, found = _audit_one(path, (public_keys or {}).get(path), (heads or {}).get(path), thorough=thorough)
         ledgers.append(ledger)
         findings.extend(found)
+        if progress is not None:
+            progress(number, len(paths))
     return AuditResult(tuple(ledgers), tuple(findings))
 
 
@@ -158,6 +188,7 @@ def _audit_one(path: Path, key: str | None, head: Head | None, *, thorough: bool
         epsilon_by_line=by_line,
         mu=mu,
         head=Head(lines[-1].index, lines[-1].hash) if lines else None,
+        lines=tuple(lines),
     )
     return ledger, findings
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy import fft, optimize, special
+from numpy import fft
+from scipy import special
 
 _COARSE_BINS = 4096
 _TILTS = np.geomspace(1e-4, 1e5, 120)
@@ -73,8 +73,11 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     high = mu**2 / 2 + mu
     while excess(high) > 0:
         high *= 2
-    root: Any = optimize.brentq(excess, 0.0, high, xtol=1e-13 * max(1.0, high))
-    return float(root)
+    low = 0.0
+    while high - low > 1e-13 * max(1.0, high):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return high
 
 
 def gaussian_mu(terms: Sequence[Term]) -> float | None:

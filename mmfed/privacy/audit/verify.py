@@ -137,6 +137,20 @@ class _Chain:
         return None
 
 
+def public_key_of(text: str) -> str:
+    """A public key as a person gives it, in the form of a header.
+
+    Raises:
+        MmfedError: not 64 hex digits.
+    """
+    plain = text.strip().lower()
+    if not _is_hex(plain, 64):
+        raise MmfedError(
+            ExitCode.AUDIT, "--key: not an ed25519 public key.", "give the 64 hex digits of public_key in its header."
+        )
+    return plain
+
+
 def read_ledger(path: Path, *, public_key: str | None = None) -> Reading:
     """Verify a ledger line by line, stopping at the first fault.
 
