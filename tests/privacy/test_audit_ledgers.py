@@ -44,7 +44,7 @@ def write(path, drawn, **header):
 
 
 @given(EVENTS)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_false_alarm_on_honest_ledgers(tmp_path, drawn):
     path = write(tmp_path / "ledger.jsonl", drawn)
     result = audit_ledgers([path], {path: PUBLIC}, thorough=True)

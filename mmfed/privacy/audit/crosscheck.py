@@ -111,8 +111,9 @@ def _parameters(devices: Sequence[LedgerAudit], coordinators: Sequence[LedgerAud
     """Parameters of a round that all parties of one mechanism must share."""
     rows: dict[tuple[Any, ...], list[tuple[LedgerAudit, LedgerLine]]] = defaultdict(list)
     for ledger in [*coordinators, *devices]:
-        for line in ledger.charges():
-            rows[line.body["round"], line.body["line"], line.body["mechanism"]].append((ledger, line))
+        last = {(line.body["round"], line.body["line"], line.body["mechanism"]): line for line in ledger.charges()}
+        for place, line in last.items():  # a round repeated after a crash is charged twice
+            rows[place].append((ledger, line))
     findings = []
     for (number, _, _), same in rows.items():
         for name in _SAME_RELEASE:
