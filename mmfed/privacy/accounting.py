@@ -1,4 +1,5 @@
-"""Production account of ε: dp-accounting, min(PLD, RDP), for Gaussian releases with or without Poisson sampling.
+"""Production account of ε: dp-accounting, min(PLD, RDP), for Gaussian releases with or without Poisson sampling; RDP in
+closed form where a release is Skellam.
 
 Adjacency is add/remove one unit with sensitivity 1 (σ is relative to the clip norm); zero-out of one unit has the same
 dominating pair. Amplification by sampling holds only where mmfed draws the Poisson sample itself.
@@ -20,10 +21,11 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.privacy.skellam import SkellamRelease, skellam_rdp
 from mmfed.privacy.units import check_count, check_delta, check_positive, check_rate
 
 Sampling = Literal["poisson", "full"]
-Counts = tuple[tuple[tuple[float, float], int], ...]  # ((σ, q), count), in order of first appearance
+Counts = tuple[tuple[tuple[float, ...], int], ...]  # (kind, count), in order of first appearance; kind: (σ, q, …)
 
 DISCRETISATION = 1e-4
 _ORDERS = (*range(2, 33), *range(36, 65, 4), *range(72, 129, 8), 160, 192, 256, 384, 512, 1024)
@@ -66,9 +68,12 @@ class GaussianRelease:
         check_count("count", self.count)
 
     @property
-    def kind(self) -> tuple[float, float]:
+    def kind(self) -> tuple[float, ...]:
         """(σ, q): releases of one kind compose by adding their counts."""
         return (float(self.noise_multiplier), float(self.sampling_rate))
+
+
+Release = GaussianRelease | SkellamRelease
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,7 @@ class EpsilonEstimate:
     discretisation: float
 
 
-def epsilon(
-    releases: Sequence[GaussianRelease], delta: float, *, discretisation: float | None = None
-) -> EpsilonEstimate:
+def epsilon(releases: Sequence[Release], delta: float, *, discretisation: float | None = None) -> EpsilonEstimate:
     """ε of all releases together at ``delta``: the smaller of PLD and RDP, both upper bounds.
 
     Identical releases are composed once with their total count. Any grid gives an upper bound; the one used is told.
@@ -116,10 +119,10 @@ class Accountant:
     def __init__(self, delta: float, *, discretisation: float | None = None) -> None:
         self.delta = check_delta(delta)
         self.discretisation = None if discretisation is None else check_positive("discretisation", discretisation)
-        self._counts: dict[tuple[float, float], int] = {}
+        self._counts: dict[tuple[float, ...], int] = {}
         self._latest: tuple[Counts, EpsilonEstimate] | None = None
 
-    def add(self, release: GaussianRelease) -> None:
+    def add(self, release: Release) -> None:
         """Charge a release."""
         self._counts[release.kind] = self._counts.get(release.kind, 0) + release.count
 
@@ -127,11 +130,11 @@ class Accountant:
         """ε of everything charged so far."""
         return self._of(self._counts)
 
-    def epsilon_after(self, release: GaussianRelease) -> EpsilonEstimate:
+    def epsilon_after(self, release: Release) -> EpsilonEstimate:
         """ε as it would be with ``release`` added; nothing is charged."""
         return self._of({**self._counts, release.kind: self._counts.get(release.kind, 0) + release.count})
 
-    def _of(self, counts: dict[tuple[float, float], int]) -> EpsilonEstimate:
+    def _of(self, counts: dict[tuple[float, ...], int]) -> EpsilonEstimate:
         wanted = tuple(counts.items())
         if self._latest is None or self._latest[0] != wanted:
             stepwise = self.delta >= _SMALLEST_STEPWISE_DELTA
@@ -139,8 +142,8 @@ class Accountant:
         return self._latest[1]
 
 
-def _counts(releases: Iterable[GaussianRelease]) -> Counts:
-    counts: dict[tuple[float, float], int] = {}
+def _counts(releases: Iterable[Release]) -> Counts:
+    counts: dict[tuple[float, ...], int] = {}
     for release in releases:
         counts[release.kind] = counts.get(release.kind, 0) + release.count
     return tuple(counts.items())
@@ -150,6 +153,8 @@ def _counts(releases: Iterable[GaussianRelease]) -> Counts:
 def _estimate(counts: Counts, delta: float, discretisation: float | None, *, stepwise: bool) -> EpsilonEstimate:
     if not counts:
         return EpsilonEstimate(0.0, "pld", 0.0)
+    if any(len(kind) > 2 for kind, _ in counts):
+        return EpsilonEstimate(_rdp_epsilon(counts, delta), "rdp", 0.0)
     if all(rate == 1.0 for (_, rate), _ in counts):  # one Gaussian, whose loss distribution needs no grid
         precision = sum(count / sigma**2 for (sigma, _), count in counts)
         with np.errstate(divide="ignore"):
@@ -261,13 +266,15 @@ def _base(sigma: float, rate: float, grid: float) -> pld.PrivacyLossDistribution
 
 def _rdp_epsilon(counts: Counts, delta: float) -> float:
     total = np.zeros(len(_ORDERS))
-    for (sigma, rate), count in counts:
-        total += count * _rdp(sigma, rate)
+    for kind, count in counts:
+        total += count * _rdp(*kind)
     return max(0.0, float(compute_epsilon(_ORDERS, total.tolist(), delta)[0]))
 
 
 @lru_cache(maxsize=4096)
-def _rdp(sigma: float, rate: float) -> np.ndarray:
+def _rdp(sigma: float, rate: float, *sensitivities: float) -> np.ndarray:
+    if sensitivities:
+        return np.array([skellam_rdp(order, sigma, *sensitivities) for order in _ORDERS])
     accountant = RdpAccountant(_ORDERS)
     event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(sigma)
     accountant.compose(event if rate == 1.0 else dp_accounting.PoissonSampledDpEvent(rate, event))
