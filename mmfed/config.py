@@ -293,6 +293,16 @@ class FederationSection(_Section):
         default="inprocess", description="where devices are simulated; centralised pools all data and federates nothing"
     )
     nodes: int = Field(default=1, ge=1, description="how many nodes the users are spread over in a simulation")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="inprocess: processes that share a round's users, the same result for any number; "
+        "none: one per core where that pays for their start",
+    )
+    ray_address: str | None = Field(
+        default=None, min_length=1, description="ray: HOST:PORT of a running cluster; none starts Ray on this machine"
+    )
     round_timeout: float = Field(default=600.0, gt=0, description="seconds to wait for a node")
     minimum_nodes: int = Field(default=1, ge=1, description="nodes that must be connected before training starts")
     early_stopping: int | None = Field(

@@ -89,6 +89,15 @@ class RunProgress:
         each = "all of them" if rate >= 1 else f"{rate * population:.0f} (each with probability {rate:.3g})"
         self._say(f"{population} user{'' if population == 1 else 's'}, in every round {each}; {noise}")
 
+    def processes(self, count: int) -> None:
+        """How many processes compute the rounds from now on."""
+        self._clock = _Clock()
+        self._say(
+            f"the rounds are computed by {count} worker processes"
+            if count > 1
+            else "the rounds are computed by one process"
+        )
+
     def round(self, record: RoundRecord, epsilon: float | None) -> None:
         """A round is done."""
         total = self._config.planned_rounds if self._config else record.round

@@ -26,6 +26,12 @@ def simulate(
         Literal["inprocess", "ray"] | None,
         typer.Option("--backend", help="Where the nodes run: here, or in Ray workers."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Processes that share a round; the result is the same. Default: what pays."
+        ),
+    ] = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Train a recommender by simulated federated learning, evaluate it and write a run folder with a report.
@@ -40,7 +46,9 @@ def simulate(
 
     given = list(overrides or ())
     on_demo = scenario is None and not any(one.strip().startswith("data.source") for one in given)
-    settings = [*(_DEMO if on_demo else ()), *given, *([f"federation.backend={backend}"] if backend else [])]
+    chosen = {"backend": backend, "workers": workers}
+    options = [f"federation.{name}={value}" for name, value in chosen.items() if value is not None]
+    settings = [*(_DEMO if on_demo else ()), *given, *options]
     config = load_config(scenario, settings)
     if fresh and not resume and (old := put_aside(config.run.folder / config.run.name)) is not None:
         remark(f"the earlier run is now {old}")

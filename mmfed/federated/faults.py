@@ -32,10 +32,15 @@ def faults_as_replies(handler: Handler) -> Handler:
         try:
             return handler(message, context)
         except MmfedError as fault:
-            _log.error("%s", fault)
-            return Message(Error(code=_APP_FAULT, reason=str(fault)), reply_to=message)
+            return error_reply(message, fault)
 
     return answer
+
+
+def error_reply(message: Message, fault: MmfedError) -> Message:
+    """What a node answers when it cannot do what a message asks."""
+    _log.error("%s", fault)
+    return Message(Error(code=_APP_FAULT, reason=str(fault)), reply_to=message)
 
 
 def reason(error: Error) -> str:

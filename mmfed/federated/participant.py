@@ -7,6 +7,7 @@ of a reply, and it knows shared parameters only.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Node:
         Raises:
             MmfedError: the coordinator holds another catalogue, or asks for users who are not here.
         """
-        chosen = self._chosen(task)
+        chosen = self.chosen(task)
         with torch.no_grad():
             for name, tensor in (self.model.shared_parameters() | self.model.public_tensors()).items():
                 tensor.copy_(parameters[name])
@@ -128,21 +129,29 @@ class Node:
             store.put(self._place(chosen), task.round_number, update.user_vectors.numpy())
         return update
 
+    def prepare(self) -> None:
+        """Make the files of private state, before several processes write the rows of their own users in them."""
+        self._store()
+
     def cooccurrence(self, task: tasks.Task) -> dict[str, Tensor]:
         """The one-shot sum over the chosen users of this node, packed.
 
         Raises:
             MmfedError: as ``train``; or the run promises privacy, which this sum alone does not keep.
         """
-        chosen = self._chosen(task)
+        chosen = self.chosen(task)
         items = self.model.item_count
         check_one_shot(task.config, items)
         histories = histories_of(self.workspace.split.train, self.workspace.user_keys)  # own content is no item
         total = banded_cooccurrence(histories.take(chosen), items, decay=task.config.one_shot.decay)
         return {"cooccurrence": torch.from_numpy(packed(total))}
 
-    def _chosen(self, task: tasks.Task) -> IntArray:
-        """Indices of the users a task asks for."""
+    def chosen(self, task: tasks.Task) -> IntArray:
+        """Indices of the users a task asks for, in its order.
+
+        Raises:
+            MmfedError: as ``train``.
+        """
         if task.catalogue != self.workspace.features.digest:
             raise MmfedError(
                 ExitCode.FEDERATION,
@@ -203,9 +212,19 @@ _NODES: dict[tuple[Any, ...], Node] = {}
 
 
 def _node(message: Message, context: Context, state_folder: Path | None) -> tuple[Node, tasks.Task]:
-    """This node, loaded once per process, and the message's task."""
+    """The node a message is for, and its task."""
     task, _ = tasks.read_task(message.content)
-    settings = context.node_config
+    return node_for(task, context.node_config, state_folder)
+
+
+def node_for(
+    task: tasks.Task, settings: Mapping[str, Any], state_folder: Path | None = None
+) -> tuple[Node, tasks.Task]:
+    """A node by its settings (Flower's node config), loaded once per process, and the task with the node's own paths.
+
+    Raises:
+        MmfedError: the shop, its encoders or its vault cannot be had, or the node's policy refuses the task.
+    """
     config = task.config
     if "data-dir" in settings:
         data = config.data.model_copy(update={"path": Path(str(settings["data-dir"])).expanduser()})

@@ -36,6 +36,10 @@ class InProcessGrid(Grid):
         self._pending: dict[str, Message] = {}
         self._numbers = itertools.count(1)
 
+    def settings(self, node: int) -> dict[str, bool | float | int | str]:
+        """A node's config."""
+        return dict(self._contexts[node].node_config)
+
     def set_run(self, run: object) -> None:
         """Nothing depends on Flower's run record here."""
 
@@ -97,5 +101,13 @@ def run_inprocess(
     Raises:
         MmfedError: whatever stopped the coordinator.
     """
-    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config))
-    server(InProcessGrid(client, nodes=nodes, state_folder=state_folder), context)
+    run_on(InProcessGrid(client, nodes=nodes, state_folder=state_folder), server, run_config)
+
+
+def run_on(grid: Grid, server: ServerApp, run_config: dict[str, str]) -> None:
+    """Run a coordinator on a grid of this process.
+
+    Raises:
+        MmfedError: whatever stopped the coordinator.
+    """
+    server(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config)))

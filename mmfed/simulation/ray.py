@@ -28,14 +28,27 @@ _ENVIRONMENT = {
 }
 
 
-def run_ray(server: ServerApp, client: ClientApp, *, nodes: int, run_config: dict[str, str]) -> None:
-    """Run a federation of ``nodes`` nodes on this machine's cores, or on the Ray cluster that ``RAY_ADDRESS`` names.
+def run_ray(
+    server: ServerApp,
+    client: ClientApp,
+    *,
+    nodes: int,
+    run_config: dict[str, str],
+    address: str | None = None,
+    private_state: bool = False,
+) -> None:
+    """Run a federation of ``nodes`` nodes on this machine's cores, or on a running Ray cluster.
 
     One worker process per core, at most one per node. Flower numbers the nodes at random; a node's config carries
     ``partition-id`` and ``num-partitions`` as the in-process grid does. Private state is where ``client_app`` was told.
 
+    Args:
+        address: HOST:PORT of the cluster's head; None takes what ``RAY_ADDRESS`` names, or starts Ray here.
+        private_state: devices keep state between rounds, which no other machine can read.
+
     Raises:
-        MmfedError: whatever stopped the coordinator, or Ray is not installed or cannot start.
+        MmfedError: whatever stopped the coordinator; Ray is not installed, cannot start or be reached, or is spread
+            over machines that would each keep a part of the private state.
     """
     if importlib.util.find_spec("ray") is None:
         raise MmfedError(
@@ -54,14 +67,16 @@ def run_ray(server: ServerApp, client: ClientApp, *, nodes: int, run_config: dic
         context.run_config = dict(run_config)
         _stop_on(stop, grid)
         try:
+            if private_state:
+                _check_one_machine()
             server(grid, context)
         except BaseException as fault:
             finished.append(fault)
             raise
         finished.append(None)
 
-    cluster = "RAY_ADDRESS" in os.environ
-    workers = {} if cluster else {"num_cpus": min(nodes, os.cpu_count() or 1)}
+    where = address or os.environ.get("RAY_ADDRESS")
+    workers = {"address": where} if where else {"num_cpus": min(nodes, os.cpu_count() or 1)}
     backend = {"init_args": workers | _ray_logs(), "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     failed: list[Exception] = []
 
@@ -82,7 +97,7 @@ def run_ray(server: ServerApp, client: ClientApp, *, nodes: int, run_config: dic
             stop.set()
             simulation.join()
     if not finished:
-        raise _cannot_start(failed[0] if failed else RuntimeError("the coordinator did not finish"))
+        raise _cannot_start(failed[0] if failed else RuntimeError("the coordinator did not finish"), where)
     if finished[0] is not None:
         raise finished[0]
 
@@ -99,12 +114,34 @@ def _stop_on(stop: threading.Event, grid: Grid) -> None:
     grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]
 
 
-def _cannot_start(fault: Exception) -> MmfedError:
+def _check_one_machine() -> None:
+    """Refuse to scatter private state: a node may run on another machine in every round."""
+    import ray
+
+    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    if len(hosts) > 1:
+        raise MmfedError(
+            ExitCode.CONFIG,
+            f"the Ray cluster has {len(hosts)} machines, and the devices of this run keep private state, which would "
+            "be spread over them.",
+            "take a model without private state (model.private_user_vector = false, no private adapters, "
+            "privacy.mode other than 'record'), or federation.backend = inprocess.",
+        )
+
+
+def _cannot_start(fault: Exception, address: str | None) -> MmfedError:
     """Flower or Ray gave up before the coordinator did; the innermost cause says why."""
     cause: BaseException = fault
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    if address is not None and isinstance(cause, ConnectionError):
+        return MmfedError(
+            ExitCode.FEDERATION,
+            f"no Ray cluster can be reached at {address} ({lines[0][:200]}).",
+            "start it (ray start --head --port=6379) with the same versions of Ray and Python, or correct "
+            "federation.ray_address.",
+        )
     return MmfedError(
         ExitCode.FEDERATION,
         f"the Ray simulation stopped: {lines[0][:300]}.",

@@ -37,10 +37,11 @@ from mmfed.privacy.units import Guarantee, guarantee_for
 from mmfed.records import RunFolder, read_lines, write_json, write_text
 from mmfed.simulation.assess import Assessed, assess, assess_baselines, assess_rating_baselines, assess_ratings
 from mmfed.simulation.centralised import run_centralised
-from mmfed.simulation.inprocess import run_inprocess
+from mmfed.simulation.inprocess import run_on
 from mmfed.simulation.people import check_answered, check_listed
 from mmfed.simulation.run_folders import no_false_start, only_writer
 from mmfed.simulation.scorer import run_model
+from mmfed.simulation.shared_grid import SharedGrid
 from mmfed.training.objective import check_tasks
 from mmfed.training.update import LocalWork
 from mmfed.types import IntArray
@@ -59,6 +60,9 @@ class Watcher(Protocol):
 
     def planned(self, population: int, rate: float, noise_multiplier: float | None) -> None:
         """The cohort plan, before the first round."""
+
+    def processes(self, count: int) -> None:
+        """How many processes compute the rounds from now on."""
 
     def round(self, record: RoundRecord, epsilon: float | None) -> None:
         """A round is done and durable; ``epsilon`` is the figure to print (worst device in record mode)."""
@@ -279,6 +283,14 @@ class _Observer:
         items = self._workspace.shop.catalogue.size
         return quick_metrics(scorer, split.train, split.validation, config.evaluation.k, item_count=items, users=chosen)
 
+    @property
+    def private_vectors(self) -> bool:
+        return self._model.private_dimensions > 0
+
+    def processes(self, count: int) -> None:
+        if self._watcher is not None:
+            self._watcher.processes(count)
+
     def round_done(self, record: RoundRecord) -> None:
         if self._watcher is None:
             return
@@ -292,9 +304,22 @@ def _backend(config: Config, run: RunFolder, observer: _Observer, *, resume: boo
     if config.federation.backend == "ray":
         from mmfed.simulation.ray import run_ray
 
-        run_ray(server, client_app(run.devices.resolve()), nodes=nodes, run_config=flat)
+        private = config.privacy.mode == "record" or observer.private_vectors
+        address = config.federation.ray_address
+        run_ray(
+            server,
+            client_app(run.devices.resolve()),
+            nodes=nodes,
+            run_config=flat,
+            address=address,
+            private_state=private,
+        )
         return
-    run_inprocess(server, client_app(), nodes=nodes, state_folder=run.devices, run_config=flat)
+    workers = config.federation.workers
+    with SharedGrid(
+        client_app(), nodes=nodes, state_folder=run.devices, workers=workers, tell=observer.processes
+    ) as grid:
+        run_on(grid, server, flat)
 
 
 def _check_held(run: RunFolder, config: Config, *, resume: bool) -> None:
@@ -321,7 +346,14 @@ def check_unchanged(run: RunFolder, config: Config, *, free: Sequence[str] = ())
     """
     held = build_config(tomllib.loads(run.config.read_text(encoding="utf-8")), where=str(run.config))
     changed = _changed_keys(held.model_dump(), config.model_dump())
-    allowed = ("run.threads", "federation.round_timeout", "run.folder", *free)
+    allowed = (
+        "run.threads",
+        "federation.round_timeout",
+        "federation.workers",
+        "federation.ray_address",
+        "run.folder",
+        *free,
+    )
     names = ", ".join(sorted(key for key in changed if not key.startswith(allowed)))
     if names:
         raise MmfedError(

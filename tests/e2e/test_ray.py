@@ -121,3 +121,41 @@ def test_the_coordinator_gets_the_run_config_and_its_fault_comes_out(monkeypatch
         ray.run_ray(server, client_app(), nodes=1, run_config={"config": "x"})
     assert raised.value.code == ExitCode.PRIVACY
     assert seen == {"config": "x"}
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmfed.simulation import ray
+
+    asked = {}
+
+    def unreachable(*arguments: object, backend_config: dict, **named: object) -> None:
+        asked.update(backend_config["init_args"])
+        raise RuntimeError("wrapped") from ConnectionError("nobody answers\nmore")
+
+    monkeypatch.setattr(ray, "run_simulation", unreachable)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: object())
+    with pytest.raises(MmfedError, match=r"at 127\.0\.0\.1:1 \(nobody answers\)") as raised:
+        ray.run_ray(ServerApp(), client_app(), nodes=1, run_config={}, address="127.0.0.1:1")
+    assert "\n" not in str(raised.value)
+    assert "ray start" in raised.value.fix
+    assert asked["address"] == "127.0.0.1:1"
+    assert "num_cpus" not in asked  # the cluster says how many
+
+
+@needs_ray
+@pytest.mark.parametrize(("hosts", "refused"), [(("a", "a"), False), (("a", "b"), True)])
+def test_private_state_stays_on_one_machine(
+    hosts: tuple[str, ...], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray as cluster
+
+    from mmfed.simulation import ray
+
+    nodes = [{"NodeManagerHostname": host, "Alive": True} for host in hosts]
+    monkeypatch.setattr(cluster, "nodes", lambda: [*nodes, {"NodeManagerHostname": "gone", "Alive": False}])
+    if not refused:
+        ray._check_one_machine()
+        return
+    with pytest.raises(MmfedError, match="2 machines") as raised:
+        ray._check_one_machine()
+    assert raised.value.code == ExitCode.CONFIG

@@ -235,6 +235,8 @@ class Interrupting:
     def planned(self, population: int, rate: float, noise_multiplier: float | None) -> None:
         assert (population, rate, noise_multiplier) == (12, 1.0, None)
 
+    def processes(self, count: int) -> None: ...
+
     def round(self, record, epsilon) -> None:
         assert epsilon is None
         if record.round == self.after:
