@@ -18,6 +18,7 @@ from mmfed.scenario_file import read_scenario
 
 PrivacyMode = Literal["none", "user-central", "record"]
 ModalityName = Literal["image", "text", "attributes", "audio", "video"]
+Precision = Literal["float32", "float16", "int8"]
 
 
 class _Section(BaseModel):
@@ -166,6 +167,10 @@ class FeaturesSection(_Section):
     modalities: tuple[ModalityName, ...] = ("image", "text", "attributes")
     cache: Path | None = Field(default=None, description="feature cache folder; none takes the user's cache folder")
     batch: int = Field(default=32, ge=1, description="pictures or texts at a time")
+    precision: Precision = Field(
+        default="float32",
+        description="reduced features are rounded to this, so that they can be kept and sent in 2 bytes or 1 a number",
+    )
     permuted: bool = Field(
         default=False, description="a control: every item gets another one's features, so content can say nothing"
     )

@@ -15,6 +15,7 @@ from mmfed.data.schema import Catalogue, Features
 from mmfed.encoders.attributes import attribute_features
 from mmfed.encoders.cache import CachedFeatures, cached_features, default_cache
 from mmfed.encoders.encoder import FrozenEncoder, ItemInputs, file_inputs, text_inputs
+from mmfed.encoders.precision import rounded
 from mmfed.encoders.reduce import Reduction, fit_reduction
 from mmfed.encoders.trainable.plan import TowerPlan
 from mmfed.encoders.trainable.planner import LORA, adapter_plan, full_plan, lora_plan
@@ -90,6 +91,7 @@ def catalogue_features(
         features, reduction = _reduced(modality, raw, settings, notes)
         if features is None:
             continue
+        features = Features(rounded(features.values, section.precision), features.present)
         modalities[modality] = features
         if reduction is not None:
             reductions[modality] = reduction

@@ -9,9 +9,10 @@ from mmfed.types import IntArray
 BLOCK = 64  # users alike in length, which the engine computes at once
 FEW, MANY = 8, 64  # so many parts of the least size at most; so many of four times that size
 NUMBERS = 5000  # of an update for one user of a part: what it costs to carry and to add
+PRODUCTS = 1_300_000  # for one user of a part: item tables are computed in every part
 
 
-def cut(lengths: IntArray, *, numbers: int, one_by_one: bool = False) -> list[IntArray]:
+def cut(lengths: IntArray, *, numbers: int, products: int = 0, one_by_one: bool = False) -> list[IntArray]:
     """Places of users by part, ascending in each; every user is in one part.
 
     Users are dealt in blocks of like length, so that parts take about as long, and the padding is that of the whole.
@@ -19,10 +20,11 @@ def cut(lengths: IntArray, *, numbers: int, one_by_one: bool = False) -> list[In
     Args:
         lengths: [users] interactions.
         numbers: size of an update.
+        products: multiplications that make the item tables.
         one_by_one: users are trained one after another (record-level privacy): parts may be small.
     """
     block = 1 if one_by_one else BLOCK
-    least = max(FEW if one_by_one else BLOCK, -(-numbers // NUMBERS))
+    least = max(FEW if one_by_one else BLOCK, -(-numbers // NUMBERS), -(-products // PRODUCTS))
     users = len(lengths)
     count = max(min(users // least, FEW), min(users // (4 * least), MANY))
     if count < 2:

@@ -16,7 +16,7 @@ from mmfed.errors import MmfedError
 from mmfed.federated import tasks, wire
 from mmfed.federated.faults import error_reply
 from mmfed.federated.participant import node_for
-from mmfed.models.base import Recommender
+from mmfed.models.base import Recommender, Scope
 from mmfed.simulation.inprocess import InProcessGrid
 from mmfed.simulation.part_work import MESSAGES, MODES, Part, PartUpdate, PartWork, added
 from mmfed.simulation.parts import FEW, cut
@@ -162,14 +162,27 @@ def _tasks(message: Message, task: tasks.Task, settings: Mapping[str, Any]) -> l
     if len(task.users) < 2 * FEW:
         return [task]
     node, _ = node_for(task, settings)
-    one_shot = message.metadata.message_type == tasks.ONE_SHOT
-    numbers = packed_size(node.model.item_count) if one_shot else _numbers(node.model)
+    model, one_shot = node.model, message.metadata.message_type == tasks.ONE_SHOT
+    numbers, products = (packed_size(model.item_count), 0) if one_shot else (_numbers(model), _products(model))
+    if not one_shot and _encoded_once(task, model):
+        return [task]
     lengths = node.workspace.split.train.lengths[node.chosen(task)]
-    places = cut(lengths, numbers=numbers, one_by_one=record and not one_shot)
+    places = cut(lengths, numbers=numbers, products=products, one_by_one=record and not one_shot)
     if len(places) > 1:
         node.prepare()
     return [replace(task, users=task.users[place]) for place in places]
 
 
+def _encoded_once(task: tasks.Task, model: Recommender) -> bool:
+    """Whether a trained encoder reads the catalogue once for everybody, which is most of the work."""
+    trained = any(plan.inputs is not None for plan in model.features.planned(Scope.SHARED).values())
+    training = task.config.training
+    return trained and task.config.privacy.mode == "none" and training.steps == 1 and training.epochs is None
+
+
 def _numbers(model: Recommender) -> int:
     return sum(value.numel() for value in model.shared_parameters().values())
+
+
+def _products(model: Recommender) -> int:
+    return model.item_count * sum(value.shape[1] for value in model.features.values) * model.dimensions

@@ -22,7 +22,7 @@ import torch
 
 from mmfed.training.cohort import train_cohort
 from mmfed.training.reference import train_users
-from simulations.benchmarks import plot, population, record_level, top_k
+from simulations.benchmarks import plot, population, record_level, top_k, workers
 from simulations.benchmarks.differences import relative
 from simulations.benchmarks.peers import comparison
 from simulations.benchmarks.peers.export import representative
@@ -38,7 +38,7 @@ CHOICES = (*IN_PROCESSES, "opacus", "faiss")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one table; exit with 1 where an update differs from the definition."""
-    names = [*(workload.name for workload in WORKLOADS), record_level.NAME, top_k.NAME, POPULATION]
+    names = [*(workload.name for workload in WORKLOADS), record_level.NAME, top_k.NAME, workers.NAME, POPULATION]
     parser = argparse.ArgumentParser(
         prog="python -m simulations.benchmarks",
         description=__doc__,
@@ -65,22 +65,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"a large matrix product: {peak / 1e9:.0f} GFLOP/s"
     )
     print(machine)
-    rows, large = [], None
-    if not chosen.only or set(chosen.only) - {POPULATION}:
+    rows, large, shared = [], None, None
+    if not chosen.only or set(chosen.only) - {POPULATION, workers.NAME}:
         print(" | ".join(columns(peers)))
     for row in _rows(chosen, peak):
         rows.append(row)
         print(" | ".join(cells(row, peers)), flush=True)
     for reason in reasons(rows):
         print(f"skipped, {reason}")
+    if not chosen.only or workers.NAME in chosen.only:
+        shared = workers.measured(workers.QUICK, rounds=2) if chosen.quick else workers.measured()
+        print(*workers.report(shared), sep="\n")
     if chosen.only and POPULATION in chosen.only:
         large = population.measured(population.QUICK if chosen.quick else population.FULL, chosen.folder)
         print(*population.report(large), sep="\n")
     if chosen.json:
         figures = {"machine": machine, "rows": rows} | ({} if large is None else {POPULATION: large})
+        figures |= {} if shared is None else {workers.NAME: shared}
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if chosen.markdown:
-        chosen.markdown.write_text(page(machine, rows, peers, large), encoding="utf-8")
+        chosen.markdown.write_text(page(machine, rows, peers, large, shared), encoding="utf-8")
     if chosen.plot:
         chosen.plot.write_text(plot.ratios(rows, peers), encoding="utf-8")
     compared = [(row["workload"], row) for row in rows]

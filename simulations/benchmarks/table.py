@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simulations.benchmarks import population
+from simulations.benchmarks import population, workers
 
 COLUMNS = ("workload", "engine, users/cpu-s", "definition, users/cpu-s", "ratio", "share of floor", "difference")
 PEERS = {
@@ -54,6 +54,7 @@ def page(
     rows: Sequence[dict[str, Any]],
     peers: Sequence[str] = (),
     large: Mapping[str, Any] | None = None,
+    shared: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """The table as a page of Markdown."""
     heads = columns(peers)
@@ -78,6 +79,8 @@ def page(
             "each. Settings of the peers: `simulations/benchmarks/peers/`.",
             "",
         ]
+    if shared is not None:
+        lines += workers.markdown(shared)
     if large is not None:
         lines += population.markdown(large)
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfed.simulation.parts import BLOCK, FEW, MANY, NUMBERS, cut
+from mmfed.simulation.parts import BLOCK, FEW, MANY, NUMBERS, PRODUCTS, cut
 
 
 @given(
@@ -35,6 +35,12 @@ def test_everyone_is_in_one_part(lengths: list[int], numbers: int, one_by_one: b
 )
 def test_number_of_parts(users: int, numbers: int, expected: int) -> None:
     assert len(cut(np.arange(users), numbers=numbers)) == expected
+
+
+def test_costly_item_tables_make_fewer_parts() -> None:
+    lengths = np.arange(4096)
+    assert len(cut(lengths, numbers=10, products=1024 * PRODUCTS)) == 4
+    assert len(cut(lengths, numbers=10, products=64 * PRODUCTS)) == len(cut(lengths, numbers=10))
 
 
 def test_parts_have_like_work() -> None:

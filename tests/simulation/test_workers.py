@@ -320,3 +320,29 @@ def test_what_is_told_on_the_command_line(tmp_path, capsys):
     assert "3 worker processes" in shown
     config = configured(tmp_path, "any", "federation.workers=3")
     assert json.loads(config.model_dump_json())["federation"]["workers"] == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "network", "cut"), [("none", "full", 0), ("user-central", "full", 6), ("none", "no", 6)]
+)
+def test_a_trained_encoder_reads_the_catalogue_once(tmp_path, monkeypatch, mode, network, cut):
+    """Where nobody is clipped it reads it for everybody; parts would each read it again."""
+    monkeypatch.setattr(parts, "NUMBERS", 10**9)
+    seen = []
+    monkeypatch.setattr(
+        SharedGrid, "_compute", lambda grid, asked, deadline: seen.append(len(asked[0].parts)) or stop()
+    )
+    trained = ("features.text.training=full",) if network == "full" else ()
+    more = ("federation.rounds=1", 'features.modalities=["text"]', "features.text.encoder=none", *trained)
+    config = configured(tmp_path, "any", f"privacy.mode={mode}", "training.positions=4", *more)
+    if cut:
+        with pytest.raises(KeyboardInterrupt):
+            simulate(config)
+        assert seen == [cut]
+    else:
+        simulate(config)
+        assert not seen
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
