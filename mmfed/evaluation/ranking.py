@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.accuracy import TargetRanks, accuracy_metrics, sum_by_user, target_ranks
@@ -50,33 +51,50 @@ def top_k(scores: FloatArray, k: int, tie_key: FloatArray, relevant: BoolArray |
     Raises:
         MmfedError: a score is NaN.
     """
-    if np.isnan(scores).any():
+    users, item_count = scores.shape
+    kept = min(k, item_count)
+    # One more than is listed: where it is as good as the last, ties decide who is in. NaN is the largest of all.
+    read = torch.from_numpy(scores if scores.flags.writeable else scores.copy())
+    best, found = torch.topk(read, min(kept + 1, item_count), dim=1)
+    values, items = best.numpy(), found.numpy()
+    if np.isnan(values[:, :1]).any():
         row, item = np.argwhere(np.isnan(scores))[0]
         raise MmfedError(
             ExitCode.CONFIG,
             f"score in row {int(row)}, item {int(item)} is NaN.",
             "the model diverged: lower the learning rate; use -inf for items that cannot be recommended.",
         )
-    users, item_count = scores.shape
-    kept = min(k, item_count)
-    threshold = np.partition(scores, item_count - kept, axis=1)[:, item_count - kept]
-    # -inf thresholds (fewer than k listable items) must not let -inf items in.
-    threshold = np.maximum(threshold, np.finfo(scores.dtype).min)
-    rows, items = np.nonzero(scores >= threshold[:, None])
-    last = tie_key[items]
-    keys = (
-        (last, -scores[rows, items], rows)
-        if relevant is None
-        else (last, relevant[rows, items], -scores[rows, items], rows)
-    )
+    tied = np.zeros(users, dtype=bool)
+    if item_count > kept:
+        tied = (values[:, kept] == values[:, kept - 1]) & np.isfinite(values[:, kept - 1])
+    lists = np.full((users, k), -1, dtype=np.int64)
+    plain = np.flatnonzero(~tied)
+    rows, places = np.nonzero(values[plain, :kept] > -np.inf)
+    _arrange(lists, scores, plain[rows], items[plain[rows], places], tie_key, relevant)
+    if tied.any():
+        few = np.flatnonzero(tied)
+        rows, candidates = np.nonzero(scores[few] >= values[few, kept - 1][:, None])
+        _arrange(lists, scores, few[rows], candidates, tie_key, relevant)
+    return lists
+
+
+def _arrange(
+    lists: IntArray,
+    scores: FloatArray,
+    rows: IntArray,
+    items: IntArray,
+    tie_key: FloatArray,
+    relevant: BoolArray | None,
+) -> None:
+    """Put the items of each row into its list, best first, as many as there is place for."""
+    last, found = tie_key[items], scores[rows, items]
+    keys = (last, -found, rows) if relevant is None else (last, relevant[rows, items], -found, rows)
     arrangement = np.lexsort(keys)
     rows, items = rows[arrangement], items[arrangement]
-    counts = np.bincount(rows, minlength=users)
+    counts = np.bincount(rows, minlength=len(lists))
     place = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
-    inside = place < kept
-    lists = np.full((users, k), -1, dtype=np.int64)
+    inside = place < min(lists.shape[1], scores.shape[1])
     lists[rows[inside], place[inside]] = items[inside]
-    return lists
 
 
 def quick_metrics(
