@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmfed.fusion.head import FusionHead, Values
+from mmfed.fusion.head import FusionHead, Values, holds, where_present
 
 
 class ConcatFusion(FusionHead):
@@ -26,9 +26,13 @@ class ConcatFusion(FusionHead):
         self.missing = nn.Parameter(torch.zeros(len(widths), dimensions))
 
     def forward(self, values: Sequence[Values], present: Tensor) -> Tensor:
-        fused = (1 - present) @ self.missing
+        fused = None
         for column, projected in enumerate(self.projected(values)):
-            fused = fused + present[..., column, None] * projected
+            part = where_present(projected, present[..., column])
+            fused = part if fused is None else fused + part
+        if fused is None or not holds((present == 1).all()):
+            substitutes = (1 - present) @ self.missing
+            fused = substitutes if fused is None else fused + substitutes
         return fused
 
     def design(self, values: Sequence[Tensor], present: Tensor) -> Tensor:

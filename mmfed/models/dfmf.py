@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmfed.fusion.head import where_present
 from mmfed.models.tower import TowerRecommender
 
 
@@ -43,10 +44,10 @@ class DeepFusionRecommender(TowerRecommender):
         standard = functional.layer_norm(fused, (self.dimensions,))
         hidden = torch.relu(standard @ self.deep_in[..., side, :, :] + self.deep_bias[..., side, None, :])
         # Adam moves every weight alike: without the factor the sum over hidden units would drown the linear part.
-        return fused + hidden @ self.deep_out[..., side, :, :] / self.section.hidden
+        return fused + hidden @ (self.deep_out[..., side, :, :] / self.section.hidden)
 
     def _with_id(self, deep: Tensor, side: int, present: Tensor) -> Tensor:
         """[items, d] with the id residual of warm items."""
         if not self.section.item_ids:
             return deep
-        return deep + present[..., -1:] * (self.target_ids if side else self.history_ids)
+        return deep + where_present(self.target_ids if side else self.history_ids, present[..., -1])

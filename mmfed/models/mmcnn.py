@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,17 +48,45 @@ class ConcatenationNetwork(TowerRecommender):
     def match(self, states: Tensor, table: Tensor) -> Tensor:
         user = (self._standard(states) @ self.user_in)[..., None, :]
         blocks = table.split(ITEM_BLOCK, dim=-2)
-        return torch.cat([self._scored(block[..., None, :, :] + user) for block in blocks], dim=-1)
+        return torch.cat([_Activated.apply(block[..., None, :, :] + user, self.out)[0] for block in blocks], dim=-1)
 
     def match_rows(self, states: Tensor, rows: Tensor) -> Tensor:
-        return self._scored(rows + (self._standard(states) @ self.user_in)[..., None, :])
-
-    def _scored(self, hidden: Tensor) -> Tensor:
-        """[..., states, items] from the hidden layer [..., states, items, 4d] before its non-linearity."""
-        active = torch.relu(hidden)
-        if self.out.dim() == 1:
-            return active @ self.out
-        return (active.flatten(1, -2) @ self.out[:, :, None]).view(active.shape[:-1])
+        return _Activated.apply(rows + (self._standard(states) @ self.user_in)[..., None, :], self.out)[0]
 
     def _standard(self, vectors: Tensor) -> Tensor:
         return functional.layer_norm(vectors, (self.dimensions,), eps=1e-6)
+
+
+class _Activated(torch.autograd.Function):
+    """[..., states, items] ReLU(h) · w of the hidden layer h [..., states, items, width], the largest tensor there is.
+
+    The last weights w are [width], or [users, width] where h has an axis of users in front. ReLU(h) comes second.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(hidden: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        active = torch.relu(hidden)
+        if out.dim() == 2 and out.stride(0) == 0:  # everybody's are the same still
+            out = out[0]
+        if out.dim() == 1:
+            return active @ out, active
+        return torch.stack([one @ weights for one, weights in zip(active, out, strict=True)]), active
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1], inputs[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        active, out = ctx.saved_tensors
+        of_scores = gradients[0]
+        passed = torch.ops.aten.threshold_backward(of_scores[..., None].expand_as(active), active, 0)
+        if out.dim() == 1:
+            return passed * out, of_scores.flatten() @ active.flatten(0, -2)
+        weights = out.view(len(out), *[1] * (active.dim() - 2), -1)
+        pairs = zip(of_scores.flatten(1), active.flatten(1, -2), strict=True)
+        return passed * weights, torch.stack([of_score @ one for of_score, one in pairs])

@@ -13,7 +13,7 @@ from mmfed.config import TrainingSection
 Parameters = dict[str, Tensor]
 
 MOMENTUM = 0.9
-BETAS, FLOOR = (0.9, 0.999), 1e-6  # a smaller floor magnifies rounding where the true gradient is 0
+BETAS, FLOOR = (0.9, 0.999), 1e-5  # a smaller floor magnifies the rounding of tiny gradients, which are many
 _OWN = " private vector"  # among the names; no parameter has a space in its own
 
 
