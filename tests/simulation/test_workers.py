@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, RecordDict
 from tiny_shop import tiny_run, write_tiny_shop
 
 from mmfed.config import Config
@@ -21,12 +22,13 @@ from mmfed.federated.checkpoint import load_checkpoint
 from mmfed.federated.coordinator import server_app
 from mmfed.federated.participant import client_app
 from mmfed.federated.progress import LATEST
+from mmfed.federated.tasks import read_training_reply
 from mmfed.privacy.audit.ledgers import audit_ledgers
 from mmfed.privacy.keys import load_or_create_key
 from mmfed.records import RunFolder, read_lines
 from mmfed.simulation import parts, shared_grid, worker_count
 from mmfed.simulation.inprocess import InProcessGrid, run_on
-from mmfed.simulation.part_work import Part
+from mmfed.simulation.part_work import Part, PartUpdate
 from mmfed.simulation.run import device_ledgers, simulate
 from mmfed.simulation.shared_grid import SharedGrid
 from mmfed.simulation.workers import Workers
@@ -189,11 +191,16 @@ def alive(process: int) -> bool:
 
 
 STARTER = """
-import time
+import sys, time
 from mmfed.simulation.workers import Workers
+
+class Slow:
+    def __reduce__(self):  # who reads it sleeps: a worker that computes, and does not look at its connection
+        return time.sleep, (300,)
+
 with Workers(2) as workers:
     print(*workers.process_ids, flush=True)
-    time.sleep(300)
+    list(workers.run([(Slow(), None)]))
 """
 
 
@@ -207,6 +214,7 @@ def test_no_worker_outlives_the_run(how):
         assert starter.stdout is not None
         workers = [int(one) for one in starter.stdout.readline().split()]
         assert len(workers) == 2
+        time.sleep(4)  # one has its part by then
         os.killpg(starter.pid, how)  # as a terminal sends Ctrl-C: to the whole group
         starter.wait(30)
     deadline = time.monotonic() + 60
@@ -307,6 +315,7 @@ def test_workers_are_chosen_after_a_round(tmp_path, monkeypatch):
     assert started == [2, "closed"]
     assert watched.told == [2]
     assert model_of(chosen) == model_of(one)
+    assert charges(chosen) == charges(one)
 
 
 def test_what_is_told_on_the_command_line(tmp_path, capsys):
@@ -346,3 +355,43 @@ def test_a_trained_encoder_reads_the_catalogue_once(tmp_path, monkeypatch, mode,
 
 def stop() -> None:
     raise KeyboardInterrupt
+
+
+def test_parts_are_added_in_their_order_not_as_they_come(tmp_path):
+    grid = InProcessGrid(client_app(), nodes=1, state_folder=tmp_path)
+    message = grid.create_message(RecordDict(), "train", 1, "1")
+    large, small = (PartUpdate({"x": (1,)}, np.array([value]), 1) for value in (1e16, 1.0))
+    gone = PartUpdate({"x": (1,)}, np.array([-1e16]), 2)
+    asked = shared_grid._Asked(message, [cast(Part, None)] * 3, ArrayRecord(), {2: gone, 0: large, 1: small})
+    reply = asked.reply()
+    assert reply is not None
+    arrays, realised = read_training_reply(reply.content)
+    assert arrays["x"].numpy() == 0.0  # 1e16 + 1 is 1e16; in another order 1 is left
+    assert realised == 4
+
+
+@pytest.mark.parametrize("begun", [0, 1])
+def test_no_part_begins_after_the_deadline(tmp_path, monkeypatch, begun):
+    """A message that lacks a part has no reply, as a node that is late."""
+
+    class Ticking:
+        """Once a part is begun the deadline is over."""
+
+        def __init__(self) -> None:
+            self.left = begun
+
+        def monotonic(self) -> float:
+            self.left -= 1
+            return 0.0 if self.left >= 0 else 2.0
+
+    honest = SharedGrid._compute
+
+    def hurried(grid, asked, deadline):
+        monkeypatch.setattr(shared_grid, "time", Ticking())
+        honest(grid, asked, 1.0)
+        monkeypatch.setattr(shared_grid, "time", time)
+        assert len(asked[0].done) == begun
+
+    monkeypatch.setattr(SharedGrid, "_compute", hurried)
+    with pytest.raises(MmfedError, match=r"none of 1 nodes gave an update \(no reply within"):
+        simulate(configured(tmp_path, "late", *MODES["user-central"]))
