@@ -37,7 +37,8 @@ SETTINGS = (
     "model.item_ids=false",
     "privacy.mode=none",
     "training.action_weight=0",
-    "evaluation.every=10",
+    "federation.server_optimiser.learning_rate=0.003",  # 0.02, the default, swings without item ids
+    "evaluation.every=8",
     "evaluation.baselines=[]",
     "evaluation.k=[10]",
     "federation.workers=1",
@@ -60,7 +61,7 @@ class Variant:
 
 VARIANTS = tuple(
     Variant(dimensions, whiten, precision)
-    for dimensions, whiten in ((None, False), (None, True), (128, True), (64, True), (32, True))
+    for dimensions, whiten in ((None, False), (128, True), (64, True), (32, True))
     for precision in ("float16", "int8")
 )
 
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all variants and write the page."""
     parser = argparse.ArgumentParser(prog="python -m simulations.feature_reduction", description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of MovieLens-100K with posters")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
     parser.add_argument("--set", action="append", default=[], dest="more", metavar="KEY=VALUE")
     parser.add_argument("--markdown", type=Path, help="write the page there, and not to standard output")
