@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmfed.cli.options import FormatOption, examples
+from mmfed.cli.options import DataOption, FormatOption, examples
 from mmfed.cli.terminal import Format, emit, say
 from mmfed.errors import ExitCode, MmfedError
 
@@ -41,10 +41,24 @@ def audit(
         Path | None,
         typer.Option("--report", metavar="FOLDER", help="Write audit.html, audit.json and audit.csv into this folder."),
     ] = None,
+    data: DataOption = None,
     groups: Annotated[
         Path | None,
         typer.Option("--groups", metavar="FILE", help="CSV with the columns device and group, for the report."),
     ] = None,
+    empirical: Annotated[
+        bool,
+        typer.Option("--empirical", help="Attack the configuration of the one RUN, or of a scenario file, first."),
+    ] = False,
+    people: Annotated[
+        int, typer.Option("--people", min=4, help="--empirical: people in or out by a coin.", show_default=True)
+    ] = 200,
+    attack_rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="--empirical: rounds of every run.", show_default=True)
+    ] = 5,
+    shadows: Annotated[
+        int, typer.Option("--shadows", min=0, help="--empirical: runs that LiRA learns from.", show_default=True)
+    ] = 6,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Check chain, signatures and order of ledgers and recompute every epsilon by a second code path.
@@ -52,13 +66,21 @@ def audit(
     RUN (a folder, or a name under runs/) stands for all ledgers in it: the coordinator's and those of simulated
     devices; its recorded rounds must be charged. Ledgers of one run are compared with one another. --key and the heads
     concern one ledger: the only one named, or the coordinator's. Exit code 9 if anything does not hold.
+
+    --empirical runs the production code on the configuration of RUN (or of a scenario .toml file), with people in or
+    out by a coin, attacks what it releases, and checks noise, clipping, sampling and charges. RUN itself is not changed.
     """
+    from mmfed.cli.audit_attacks import attack, broken, say_attacks
     from mmfed.cli.progress import RunProgress
     from mmfed.privacy.audit.crosscheck import cross_check
     from mmfed.privacy.audit.ledgers import AuditResult, audit_ledgers
     from mmfed.privacy.audit.outcome import read_groups
     from mmfed.privacy.audit.verify import Head, public_key_of
 
+    tried = None
+    if empirical:
+        tried = attack(names, people=people, rounds=attack_rounds, shadows=shadows, data=data)
+        names = [name for name in names if Path(name).suffix != ".toml"]
     found = _find(names)
     files = found.files
     anchored = _anchored(files, found.coordinators, any(one is not None for one in (key, head, save_head)))
@@ -79,12 +101,18 @@ def audit(
     written = None
     if report is not None:
         commands = _commands(names, files, key=key, head=head)
-        written = _write_report(report, result, commands, crossed.remarks, by_device, found.empirical())
+        written = _write_report(report, result, commands, crossed.remarks, by_device, tried or found.empirical())
     if output is Format.JSON:
         nothing = [str(path) for path in found.silent]
-        about = {"remarks": list(crossed.remarks), "report": None if written is None else str(written)}
+        about = {
+            "remarks": list(crossed.remarks),
+            "report": None if written is None else str(written),
+            "empirical": tried,
+        }
         emit({**result.to_dict(), **about, "without_privacy": nothing, "note": _NOTHING if nothing else None})
-        raise typer.Exit(0 if result.holds else int(ExitCode.AUDIT))
+        raise typer.Exit(0 if result.holds and not broken(tried) else int(ExitCode.AUDIT))
+    if tried is not None:
+        say_attacks(tried)
     for path in found.silent:
         say(f"{path}: {_NOTHING}.")
     _say_ledgers(result)
@@ -95,6 +123,10 @@ def audit(
     if result.holds:
         if result.ledgers:
             say(f"All {len(result.ledgers)} ledgers hold." if len(result.ledgers) > 1 else "The ledger holds.")
+        if broken(tried):
+            raise MmfedError(
+                ExitCode.AUDIT, "an attack or a check breaks the promise (above).", "believe no epsilon of this code."
+            )
         return
     first, *others = result.findings
     for finding in others[:_FINDINGS_SHOWN]:
@@ -263,6 +295,7 @@ def add_to(app: typer.Typer) -> None:
             "mmfed audit demo",
             "mmfed audit runs/demo/ledger.jsonl --key 64-HEX-DIGITS --head kept-by-the-auditor.json",
             "mmfed audit demo --report audit",
+            "mmfed audit demo --empirical --people 60 --rounds 3 --shadows 2",
             "mmfed audit demo strict --format json",
         ),
     )(audit)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mmfed import __version__
+from mmfed.privacy.audit.canaries import NO_EVIDENCE
 from mmfed.privacy.audit.ledgers import AuditResult, Finding, LedgerAudit
 from mmfed.privacy.audit.outcome import outcome_csv, outcome_tree, risk_of, spent_groups, worst_first
 from mmfed.privacy.audit.risk import FALSE_POSITIVE_RATES, PRIORS, AttackRisk, percent, sentences
 from mmfed.records import sha256_file, write_text
-from mmfed.reports.audit_words import NO_EVIDENCE, assumptions, ledger_words, unseen
+from mmfed.reports.audit_words import assumptions, ledger_words, unseen
 from mmfed.reports.charts import Mark, Series, line_chart, shorten
 from mmfed.reports.page import drawing, render
 from mmfed.reports.run_facts import device_curves, mapping, mappings
@@ -66,10 +67,11 @@ def audit_page(
     for one in result.ledgers:
         runs[one.run_id or one.path.name].append(one)
     faulty = {finding.path for finding in result.findings}
+    refuted = empirical is not None and empirical.get("holds") is False
     return render(
         "audit.html.j2",
-        holds=result.holds,
-        verdict=_verdict(result),
+        holds=result.holds and not refuted,
+        verdict=_verdict(result, refuted=refuted),
         faults=[_fault(one) for one in result.findings[:_MOST_FAULTS]],
         more_faults=max(0, len(result.findings) - _MOST_FAULTS),
         runs=[_run(name, members, groups, faulty) for name, members in sorted(runs.items())],
@@ -84,8 +86,10 @@ def audit_page(
     )
 
 
-def _verdict(result: AuditResult) -> str:
+def _verdict(result: AuditResult, *, refuted: bool) -> str:
     count = len(result.ledgers)
+    if refuted and result.holds:
+        return "THIS AUDIT FAILS: an attack or a check of the code breaks the promise, whatever the ledgers say."
     if not count:
         return "There is no ledger: nothing is promised, and nothing was audited."
     if result.holds:

@@ -11,10 +11,6 @@ _MECHANISMS = {
     "gaussian": "Gaussian noise on a sum of updates, each clipped as a whole by the device that sends it",
     "dp-sgd": "DP-SGD on the device: every record's gradient is clipped, Gaussian noise is added before it leaves",
 }
-NO_EVIDENCE = (
-    "A low bound is no evidence of a small ε: an attack that fails shows only that this attack failed. "
-    "Only the accounts above bound every attack."
-)
 
 
 def ledger_words(ledger: LedgerAudit) -> PrivacyWords:

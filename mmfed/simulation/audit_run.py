@@ -11,7 +11,7 @@ from typing import Any
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy.audit.ledgers import AuditResult, Finding
-from mmfed.records import RunFolder, read_lines
+from mmfed.records import RunFolder, read_lines, write_json
 
 EMPIRICAL = "empirical.json"
 
@@ -20,6 +20,11 @@ def run_ledgers(run: RunFolder) -> list[Path]:
     """The coordinator's ledger, if there is one, then those of the simulated devices, sorted."""
     own = [run.ledger] if run.ledger.exists() else []
     return [*own, *sorted(run.devices.glob("*/*/ledgers/*.jsonl"))]
+
+
+def write_empirical(run: RunFolder, tried: Mapping[str, Any]) -> None:
+    """Keep what attacks found with the run (``empirical.json``)."""
+    write_json(run.path / EMPIRICAL, tried)
 
 
 def read_empirical(run: RunFolder) -> Mapping[str, Any] | None:

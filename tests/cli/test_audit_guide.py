@@ -16,6 +16,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_every_command_runs(trained: Path, mmfed: Command) -> None:
     pytest.importorskip("jinja2")
     for line in LINES:

@@ -358,3 +358,38 @@ def test_run_folder_by_path_or_name(here: Path) -> None:
     assert open_run("demo")[0] == RunFolder(Path("runs/demo"))
     assert open_run("runs/demo")[0] == RunFolder(Path("runs/demo"))
     assert run_names(Path("runs")) == ["demo", "device", "plain"]
+
+
+@pytest.mark.slow
+def test_audit_by_attacks(trained: Path, mmfed: Command) -> None:
+    pytest.importorskip("jinja2")
+    few = ("--empirical", "--people", "8", "--rounds", "2", "--shadows", "1")
+    outcome = mmfed("audit", "demo", *few, "--report", "out")
+    assert outcome.code == 0, outcome.err
+    for word in ("8 canaries", "support recall: AUC", "every release is charged: holds", "no evidence of a small"):
+        assert word in outcome.out
+    assert "Checks of the implementation" in (trained / "out" / "audit.html").read_text()
+    kept = json.loads((trained / "runs" / "demo" / "empirical.json").read_text())
+    assert kept["plan"]["people"] == 8
+    ledger = (trained / "runs" / "demo" / "ledger.jsonl").read_bytes()
+    again = json.loads(mmfed("audit", "plain", *few, "--format", "json").out)
+    assert again["empirical"]["holds"] is None
+    assert (trained / "runs" / "demo" / "ledger.jsonl").read_bytes() == ledger
+    assert mmfed("audit", "demo", "plain", *few).code == 2
+    kept["holds"] = False
+    monkey = "mmfed.simulation.empirical.audit_empirically"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monkey, lambda *_, **__: kept)
+        broken = mmfed("audit", "demo", "--empirical")
+    assert broken.code == 9
+    assert "breaks the promise" in broken.err
+
+
+@pytest.mark.slow
+def test_audit_of_a_scenario_by_attacks(place: Path, mmfed: Command) -> None:
+    text = '[run]\nname = "x"\n[data]\nsource = "table"\npath = "shop"\n[features]\nmodalities = ["attributes"]\n'
+    (place / "scenario.toml").write_text(text)
+    outcome = mmfed("audit", "scenario.toml", "--empirical", "--people", "8", "--rounds", "1", "--shadows", "0")
+    assert outcome.code == 0, outcome.err
+    assert "8 canaries" in outcome.out
+    assert not (place / "runs").exists()

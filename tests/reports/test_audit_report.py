@@ -123,6 +123,9 @@ def test_attacks_are_shown_with_the_warning(honest: AuditResult) -> None:
     for said in ("AUC 0.550", "[0.480, 0.620]", "within the promise", "FAILS", "sigma is half", "at least 0.31"):
         assert said in text
     assert "A low bound is no evidence of a small ε" in text
+    assert "The ledger holds" in text
+    refuted = page_of(honest, empirical={**EMPIRICAL, "holds": False}).text
+    assert "THIS AUDIT FAILS: an attack or a check" in refuted
 
 
 def test_devices_by_group(tmp_path: Path) -> None:
