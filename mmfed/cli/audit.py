@@ -68,7 +68,7 @@ def audit(
     concern one ledger: the only one named, or the coordinator's. Exit code 9 if anything does not hold.
 
     --empirical runs the production code on the configuration of RUN (or of a scenario .toml file), with people in or
-    out by a coin, attacks what it releases, and checks noise, clipping, sampling and charges. RUN itself is not changed.
+    out by a coin, attacks what it releases, and checks noise, clipping, sampling and charges. RUN is not changed.
     """
     from mmfed.cli.audit_attacks import attack, broken, say_attacks
     from mmfed.cli.progress import RunProgress
