@@ -25,6 +25,7 @@ from mmfed.federated.device_account import DeviceAccount
 from mmfed.federated.device_policy import check_policy
 from mmfed.federated.device_store import DeviceStore, PrivateVectors
 from mmfed.federated.device_vault import device_vault
+from mmfed.federated.evaluation_round import check_evaluation, layout_of, metric_shapes, users_metrics
 from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
 from mmfed.federated.sealed_store import SealedStore
@@ -64,6 +65,15 @@ def client_app(state_folder: Path | None = None) -> ClientApp:
         update = node.train(task, wire.decode(arrays, node.shapes | wire.public_shapes(node.model)))
         encoded = wire.encode(update.total, node.shapes, dtype=np.float64)
         return Message(tasks.training_reply(encoded, update.realised), reply_to=message)
+
+    @app.evaluate()
+    @faults_as_replies
+    def evaluate(message: Message, context: Context) -> Message:
+        node, task = _node(message, context, state_folder)
+        _, arrays = tasks.read_task(message.content)
+        figures = node.metrics(task, wire.decode(arrays, node.shapes | wire.public_shapes(node.model)))
+        encoded = wire.encode(figures, metric_shapes(layout_of(task.config, node.model.item_count)), dtype=np.float64)
+        return Message(tasks.training_reply(encoded, len(task.users)), reply_to=message)
 
     @app.train("one_shot")
     @faults_as_replies
@@ -132,6 +142,23 @@ class Node:
     def prepare(self) -> None:
         """Make the files of private state, before several processes write the rows of their own users in them."""
         self._store()
+
+    def metrics(self, task: tasks.Task, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The sum of the chosen users' own test figures and lists; the coordinator adds noise (``release_metrics``).
+
+        Raises:
+            MmfedError: as ``train``; or the mode does not trust the server with this sum.
+        """
+        check_evaluation(task.config)
+        chosen = self.chosen(task)
+        with torch.no_grad():
+            for name, tensor in (self.model.shared_parameters() | self.model.public_tensors()).items():
+                tensor.copy_(parameters[name])
+        vectors, store = None, self._store()
+        if store is not None:
+            vectors = np.zeros((self.workspace.shop.interactions.user_count, self.model.private_dimensions))
+            vectors[chosen] = store.before(self._place(chosen), _LATEST)
+        return users_metrics(self.model, self.workspace, chosen, vectors)
 
     def cooccurrence(self, task: tasks.Task) -> dict[str, Tensor]:
         """The one-shot sum over the chosen users of this node, packed.
@@ -208,6 +235,7 @@ class Node:
         return np.searchsorted(self.users, chosen)
 
 
+_LATEST = 2**62  # a round after every round
 _NODES: dict[tuple[Any, ...], Node] = {}
 
 

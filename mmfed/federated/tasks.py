@@ -15,6 +15,7 @@ from mmfed.types import IntArray
 ENROL = "query"
 TRAIN = "train"
 ONE_SHOT = "train.one_shot"
+EVALUATE = "evaluate"
 _MODEL, _TASK, _REPLY, _REPORT = "model", "task", "reply", "report"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from mmfed.federated.progress import load_parameters
 from mmfed.federated.strategy import RoundRecord
 from mmfed.federated.workspace import Workspace, hold_workspace, load_workspace
 from mmfed.models.base import Recommender
-from mmfed.records import RunFolder
+from mmfed.records import RunFolder, read_lines
 from mmfed.rng import numpy_generator
 from mmfed.simulation.inprocess import InProcessGrid
 from mmfed.training.reference import train_user
@@ -82,6 +83,23 @@ class AuditedRun:
     def planned(self) -> int:
         """The divisor of the mean."""
         return max(1, round(self.rate * self.population))
+
+    def clip_norm(self, number: int) -> float:
+        """C of a round as charged (it may move), else the configured one."""
+        return self._charged.get(number, (self.config.privacy.clip_norm, 0.0))[0]
+
+    def sigma(self, number: int) -> float:
+        """σ of a round as charged, else as planned; 0 without privacy."""
+        return self._charged.get(number, (0.0, self.noise_multiplier or 0.0))[1]
+
+    @cached_property
+    def _charged(self) -> dict[int, tuple[float, float]]:
+        """Clip norm and σ by round, of the line "model" of the coordinator's ledger."""
+        return {
+            int(line["body"]["round"]): (float(line["body"]["clip_norm"]), float(line["body"]["noise_multiplier"]))
+            for line in read_lines(self.run.ledger)
+            if line["kind"] == "release" and line["body"]["line"] == "model" and "noise_multiplier" in line["body"]
+        }
 
     @property
     def others(self) -> IntArray:
@@ -171,7 +189,7 @@ def single_updates(audited: AuditedRun, at: AuditedRound, users: IntArray) -> Fl
     if config.privacy.mode == "none":
         return found
     norms = np.linalg.norm(found, axis=1, keepdims=True)
-    return found * np.minimum(1.0, config.privacy.clip_norm / np.maximum(norms, 1e-300))
+    return found * np.minimum(1.0, audited.clip_norm(at.number) / np.maximum(norms, 1e-300))
 
 
 def model_of(workspace: Workspace, parameters: Mapping[str, Tensor]) -> Recommender:

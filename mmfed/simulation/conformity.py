@@ -60,7 +60,7 @@ def check_charges(audited: AuditedRun) -> Check:
 
 
 def noise_residuals(audited: AuditedRun) -> list[FloatArray]:
-    """Per round [coordinates]: planned · mean − the exact sum of the cohort's clipped updates, in clip norms."""
+    """Per round [coordinates]: planned · mean − the exact sum of the cohort's clipped updates, in claimed σ."""
     took_part = np.ones(audited.population, dtype=bool)
     took_part[audited.people[~audited.included]] = False
     keys = audited.everyone.user_keys
@@ -68,7 +68,8 @@ def noise_residuals(audited: AuditedRun) -> list[FloatArray]:
     for at in audited.rounds:
         cohort = np.flatnonzero(np.isin(keys, _cohort(audited, at.number)) & took_part)
         total = single_updates(audited, at, cohort).sum(axis=0)
-        found.append((at.mean * audited.planned - total) / audited.config.privacy.clip_norm)
+        deviation = audited.sigma(at.number) * audited.clip_norm(at.number)
+        found.append((at.mean * audited.planned - total) / deviation)
     return found
 
 
@@ -85,15 +86,15 @@ def _cohort(audited: AuditedRun, number: int) -> IntArray:
 
 def check_noise(audited: AuditedRun, residuals: Sequence[FloatArray]) -> Check:
     """σ of what is left of a release without the exact sum, by χ² in both directions."""
-    sigma = audited.noise_multiplier or 0.0
     values = np.concatenate(list(residuals))
     found = float(np.sqrt(np.mean(values**2)))
     count = len(values)
-    ratio = count * (found / sigma) ** 2
+    ratio = count * found**2
     # Rounding of released models to float32, and of the updates, may add a little; it can hardly take away.
     low, high = (float(special.chdtri(count, tail)) for tail in (1 - FALSE_ALARM / 2, FALSE_ALARM / 2))
     holds = low * 0.999 <= ratio <= high * 1.02
-    what = f"standard deviation {found:.4f} clip norms on {count} coordinates, {sigma:.4f} are claimed"
+    last = audited.sigma(audited.rounds[-1].number)
+    what = f"{found:.4f} times the claimed standard deviation (σ = {last:.4f} clip norms) on {count} coordinates"
     if not holds:
         what += ": the noise is not what is claimed, or somebody's update is not clipped"
     return Check("noise has the claimed strength", holds, what)

@@ -393,3 +393,18 @@ def test_audit_of_a_scenario_by_attacks(place: Path, mmfed: Command) -> None:
     assert outcome.code == 0, outcome.err
     assert "8 canaries" in outcome.out
     assert not (place / "runs").exists()
+
+
+def test_private_figures(trained: Path, mmfed: Command) -> None:
+    ledger = (trained / "runs" / "demo" / "ledger.jsonl").read_bytes()
+    found = json.loads(mmfed("evaluate", "demo", "--private", "0.5,8", "--format", "json").out)["private"]
+    assert {round(one["epsilon"], 1) for one in found} == {0.5, 8.0}
+    assert {one["name"].partition("@")[0] for one in found} == {
+        "recall", "ndcg", "hit_rate", "catalogue_coverage", "gini"
+    }  # fmt: skip
+    outcome = mmfed("evaluate", "demo", "--private", "2")
+    assert "private recall@10: epsilon 2" in outcome.out
+    assert "nothing is charged to the run" in outcome.out
+    assert (trained / "runs" / "demo" / "ledger.jsonl").read_bytes() == ledger
+    assert mmfed("evaluate", "demo", "--private", "2,x").code == 2
+    assert mmfed("evaluate", "device", "--private", "2").code == 6
