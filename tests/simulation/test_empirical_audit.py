@@ -246,7 +246,13 @@ def test_one_device_under_strong_noise_shows_nothing(configured: Callable[..., C
 @pytest.mark.slow
 def test_noise_on_touched_rows_of_a_device(configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     """However strong the noise: which rows have any tells what was touched."""
-    sparse = (*SPARSE, "training.positions=8", "training.history_dropout=0", "privacy.record_sample_rate=1")
+    sparse = (
+        *SPARSE,
+        "training.positions=8",
+        "training.history_dropout=0",
+        "privacy.record_sample_rate=1",
+        "training.engine=reference",
+    )
     config = configured("privacy.mode=record", "privacy.epsilon=none", "privacy.noise_multiplier=300", *sparse)
     honest = areas(config, "dense")
     real = record._DeviceOptimiser.add_noise
