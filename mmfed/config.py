@@ -16,7 +16,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.person_attributes import PersonAttributes
 from mmfed.scenario_file import read_scenario
 
-PrivacyMode = Literal["none", "user-central", "record"]
+PrivacyMode = Literal["none", "user-central", "user-local", "record"]
 ModalityName = Literal["image", "text", "attributes", "audio", "video"]
 Precision = Literal["float32", "float16", "int8"]
 
@@ -360,6 +360,15 @@ class PrivacySection(_Section):
         gt=0,
         description="user-central, models with several tasks on the device: bound on each task's part of a local step, "
         "so that none crowds out the others; the joint bound stays clip_norm",
+    )
+    local_noise: Literal["gaussian", "laplace"] = Field(
+        default="gaussian", description="user-local: the device's noise; laplace clips in L1 instead of L2"
+    )
+    participations: int | None = Field(
+        default=None,
+        ge=1,
+        description="user-local, record: rounds one device may join, enforced on the device; none: so many that 99.9 % "
+        "of the devices are never refused",
     )
     window: int = Field(default=10, ge=1, description="record mode: most interactions in one window")
     window_days: float = Field(default=7.0, gt=0, description="record mode: calendar span of a window")

@@ -27,6 +27,7 @@ app = typer.Typer(
         "mmfed privacy plan --population 100000 --cohort 1000 --rounds 500 --epsilon 4",
         "mmfed privacy plan --population 100000 --cohort 1000 --rounds 500 --noise-multiplier 0.7",
         "mmfed privacy plan --mode record --population 30 --cohort 10 --rounds 30 --epsilon 8",
+        "mmfed privacy plan --mode user-local --population 100000 --cohort 1000 --rounds 500 --epsilon 8",
     ),
 )
 def plan(
@@ -41,8 +42,16 @@ def plan(
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Default: N ** -1.1.")] = None,
     mode: Annotated[
-        Literal["user-central", "record"], typer.Option(help="Whose data one unit is.", show_default=False)
+        Literal["user-central", "user-local", "record"],
+        typer.Option(help="Whose data one unit is.", show_default=False),
     ] = "user-central",
+    local_noise: Annotated[
+        Literal["gaussian", "laplace"], typer.Option("--local-noise", help="User-local mode: the device's noise.")
+    ] = "gaussian",
+    participations: Annotated[
+        int | None,
+        typer.Option(help="User-local mode: rounds one device may join; default: what 99.9 % of them stay below."),
+    ] = None,
     window: Annotated[
         int, typer.Option(help="Record mode: most interactions in a window (default 10).", show_default=False)
     ] = 10,
@@ -53,6 +62,7 @@ def plan(
 ) -> None:
     """Compute the noise multiplier for an epsilon, or the epsilon of a noise multiplier (give exactly one)."""
     from mmfed.privacy import planning
+    from mmfed.privacy.planning_local import plan_local
     from mmfed.privacy.units import check_count, check_population, guarantee_for
 
     if mode == "record":
@@ -62,6 +72,17 @@ def plan(
             windows=population,
             sampling_rate=min(1.0, planned / population),
             steps=rounds,
+            delta=delta,
+            epsilon=epsilon,
+            noise_multiplier=noise_multiplier,
+        )
+    elif mode == "user-local":
+        found = plan_local(
+            population=population,
+            cohort=cohort,
+            rounds=rounds,
+            law=local_noise,
+            participations=participations,
             delta=delta,
             epsilon=epsilon,
             noise_multiplier=noise_multiplier,
@@ -103,13 +124,20 @@ def plan(
             }
         )
         return
-    unit = "user" if mode == "user-central" else "window"
+    unit = "window" if mode == "record" else "user"
     sampled = (
         f"each {unit} joins with probability {found.sampling_rate:.4g}" if found.sampling != "full" else "everyone"
     )
-    say(f"noise multiplier  {found.noise_multiplier:.4f}   (standard deviation of the noise, in clip norms)")
+    laplace = mode == "user-local" and local_noise == "laplace"
+    scale = (
+        "Laplace scale b of the noise, in clip norms" if laplace else "standard deviation of the noise, in clip norms"
+    )
+    say(f"noise multiplier  {found.noise_multiplier:.4f}   ({scale})")
     say(f"on the mean       {found.noise_on_mean:.4g}   clip norms on each coordinate of the mean update")
-    say(f"releases          {found.releases}, {found.cohort:g} {unit}s in each ({sampled})")
+    if mode == "user-local":
+        say(f"releases          {found.releases} of one device at most, {found.cohort:g} users a round")
+    else:
+        say(f"releases          {found.releases}, {found.cohort:g} {unit}s in each ({sampled})")
     if ratio is not None:
         say(f"signal to noise   {ratio:.3g} at best, in one release of {parameters:,} coordinates")
     say(f"promise           {promise.sentence()}")

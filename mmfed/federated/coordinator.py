@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from functools import partial
-from math import ceil, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import faults, tasks, wire
+from mmfed.federated.device_terms import device_noise
 from mmfed.federated.one_shot import band_ease, collect_one_shot, use_one_shot
 from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.progress import Observer, Progress
@@ -201,8 +201,8 @@ def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict
 def planned_noise(config: Config, population: int, rate: float) -> float | None:
     """The noise multiplier σ of the run; None without privacy.
 
-    User-central: planned over all rounds at the cohort's rate. Record: over as many rounds as one device may join; a
-    device that is drawn more often refuses.
+    User-central: planned over all rounds at the cohort's rate. User-local and record: over as many rounds as one device
+    may join; a device that is drawn more often refuses.
     """
     privacy = config.privacy
     if privacy.mode == "none":
@@ -221,14 +221,7 @@ def planned_noise(config: Config, population: int, rate: float) -> float | None:
             sampling_rate=rate,
             rounds=rounds,
         )
-    joins = min(rounds, ceil(rate * rounds + 3 * sqrt(rate * (1 - rate) * rounds)))
-    return noise_multiplier_for(
-        epsilon=privacy.epsilon,
-        delta=delta,
-        sampling="poisson" if privacy.record_sample_rate < 1 else "full",
-        sampling_rate=privacy.record_sample_rate,
-        rounds=joins * config.training.steps,
-    )
+    return device_noise(config, epsilon=privacy.epsilon, delta=delta, rate=rate)
 
 
 def _mechanism(config: Config, sigma: float) -> GaussianMechanism:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.privacy.units import DEVICE_MODES
 
 
 def check_policy(settings: Mapping[str, Any], config: Config) -> None:
@@ -15,14 +16,15 @@ def check_policy(settings: Mapping[str, Any], config: Config) -> None:
 
     Settings (node config): ``require-privacy``, the modes the device accepts, separated by commas; ``max-epsilon``, the
     largest target ε of a run (nats, in the mode's own unit). It limits one run: a device counts every run apart. In
-    ``user-central`` mode the coordinator is trusted to keep what it says; in ``record`` mode the device enforces it.
-    With a ``data-dir`` of its own (a real device) it also refuses record-level noise from a seed the coordinator knows.
+    ``user-central`` mode the coordinator is trusted to keep what it says; in ``record`` and
+    ``user-local`` mode the device enforces it. With a ``data-dir`` of its own (a real device) it also refuses to make
+    its own noise from a seed the coordinator knows.
 
     Raises:
         MmfedError: names the setting and what the coordinator offers.
     """
     privacy = config.privacy
-    if "data-dir" in settings and privacy.mode == "record" and privacy.noise_source == "seeded":
+    if "data-dir" in settings and privacy.mode in DEVICE_MODES and privacy.noise_source == "seeded":
         raise MmfedError(
             ExitCode.PRIVACY,
             "the coordinator asks this device for noise from a seed it knows, which protects nobody.",

@@ -128,6 +128,8 @@ class Node:
         )
         if config.privacy.mode == "record":
             return self._train_records(chosen, work, task)
+        if config.privacy.mode == "user-local":
+            return self._train_locally(chosen, work, task)
         store = self._store()
         if store is None:
             vectors = torch.zeros(len(chosen), self.model.private_dimensions)
@@ -221,6 +223,33 @@ class Node:
         train, privacy = self.workspace.split.train, work.privacy
         rows, key = train.rows(user), int(self.workspace.user_keys[user])
         return windows(train.items[rows], train.times[rows], key=key, window=privacy.window, days=privacy.window_days)
+
+    def _train_locally(self, chosen: IntArray, work: LocalWork, task: tasks.Task) -> CohortUpdate:
+        """User-level privacy of the device's own: every user's whole update is clipped, noised and charged before it
+        meets any other."""
+        total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes.items()}
+        realised, store = 0, self._store()
+        train = train_users if task.config.training.engine == "reference" else train_cohort
+        for user in chosen.tolist():
+            account = DeviceAccount(self.state_folder, int(self.workspace.user_keys[user]), task, self.vault)
+            if not account.admits():
+                continue
+            one, place = np.array([user]), self._place(np.array([user]))
+            vectors = torch.zeros(1, self.model.private_dimensions)
+            if store is not None:
+                vectors = torch.from_numpy(store.before(place, task.round_number))
+            update = train(self.model, self.workspace.histories.take(one), vectors, work)
+            noised = account.mechanism().release(
+                wire.flatten(update.total, self.shapes), round_number=task.round_number
+            )
+            if not account.charge(noised):
+                continue
+            for name, value in wire.unflatten(noised, self.shapes).items():
+                total[name] += value
+            if store is not None:
+                store.put(place, task.round_number, update.user_vectors.numpy())
+            realised += 1
+        return CohortUpdate(total, realised, torch.zeros(0, self.model.private_dimensions))
 
     def _store(self) -> PrivateVectors | None:
         dimensions = self.model.private_dimensions

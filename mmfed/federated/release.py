@@ -16,8 +16,8 @@ from mmfed.types import FloatArray
 class Release:
     """The privacy mode's way from sum to mean.
 
-    - ``none`` and ``record``: the plain mean over the users in the sum (in ``record`` the devices added noise and
-      charged it themselves).
+    - ``none``, ``record`` and ``user-local``: the plain mean over the users in the sum (in the latter two the devices
+      added noise and charged it themselves).
     - ``user-central``: one Gaussian draw on the sum, divided by the planned cohort, charged before it is used.
 
     Args:

@@ -21,11 +21,12 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.privacy.pure import composed_epsilon
 from mmfed.privacy.skellam import SkellamRelease, skellam_rdp
 from mmfed.privacy.units import check_count, check_delta, check_positive, check_rate
 
 Sampling = Literal["poisson", "full"]
-Counts = tuple[tuple[tuple[float, ...], int], ...]  # (kind, count), in order of first appearance; kind: (σ, q, …)
+Counts = tuple[tuple[tuple[float, ...], int], ...]  # (kind, count), in order of first appearance; kind: (σ, q, …), (ε0,)
 
 DISCRETISATION = 1e-4
 _ORDERS = (*range(2, 33), *range(36, 65, 4), *range(72, 129, 8), 160, 192, 256, 384, 512, 1024)
@@ -73,7 +74,32 @@ class GaussianRelease:
         return (float(self.noise_multiplier), float(self.sampling_rate))
 
 
-Release = GaussianRelease | SkellamRelease
+@dataclass(frozen=True, kw_only=True)
+class PureRelease:
+    """``count`` identical releases, each (ε0, 0)-differentially private; nothing else of them enters the account.
+
+    Args:
+        epsilon: ε0 of one release, nats.
+        count: how many times.
+
+    Raises:
+        MmfedError: a parameter is out of range.
+    """
+
+    epsilon: float
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive("epsilon", self.epsilon)
+        check_count("count", self.count)
+
+    @property
+    def kind(self) -> tuple[float]:
+        """(ε0,): no other kind is that short."""
+        return (float(self.epsilon),)
+
+
+Release = GaussianRelease | SkellamRelease | PureRelease
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,9 @@ class EpsilonEstimate:
 def epsilon(releases: Sequence[Release], delta: float, *, discretisation: float | None = None) -> EpsilonEstimate:
     """ε of all releases together at ``delta``: the smaller of PLD and RDP, both upper bounds.
 
-    Identical releases are composed once with their total count. Any grid gives an upper bound; the one used is told.
+    Identical releases are composed once with their total count. Pure ones compose among themselves as
+    ``pure.composed_epsilon`` says; beside others, or of several ε0, their ε0 are added. Any grid gives an upper bound;
+    the one used is told.
 
     Args:
         releases: everything that is to count.
@@ -107,7 +135,7 @@ def epsilon(releases: Sequence[Release], delta: float, *, discretisation: float 
         MmfedError: δ outside (0, 1).
     """
     check_delta(delta)
-    return _estimate(_counts(releases), delta, discretisation, stepwise=False)
+    return _mixed(_counts(releases), delta, discretisation, stepwise=False)
 
 
 class Accountant:
@@ -138,7 +166,7 @@ class Accountant:
         wanted = tuple(counts.items())
         if self._latest is None or self._latest[0] != wanted:
             stepwise = self.delta >= _SMALLEST_STEPWISE_DELTA
-            self._latest = (wanted, _estimate(wanted, self.delta, self.discretisation, stepwise=stepwise))
+            self._latest = (wanted, _mixed(wanted, self.delta, self.discretisation, stepwise=stepwise))
         return self._latest[1]
 
 
@@ -147,6 +175,19 @@ def _counts(releases: Iterable[Release]) -> Counts:
     for release in releases:
         counts[release.kind] = counts.get(release.kind, 0) + release.count
     return tuple(counts.items())
+
+
+def _mixed(counts: Counts, delta: float, discretisation: float | None, *, stepwise: bool) -> EpsilonEstimate:
+    """Pure releases by ``composed_epsilon`` when they are alone and alike; else their ε0 are added to the others' ε."""
+    pure = [(kind[0], count) for kind, count in counts if len(kind) == 1]
+    if len(pure) == len(counts) == 1:
+        value, grid = composed_epsilon(*pure[0], delta)
+        return EpsilonEstimate(value, "pld", grid)
+    others = tuple(entry for entry in counts if len(entry[0]) > 1)
+    rest = _estimate(others, delta, discretisation, stepwise=stepwise)
+    if not pure:
+        return rest
+    return EpsilonEstimate(rest.value + sum(one * count for one, count in pure), rest.method, rest.discretisation)
 
 
 @lru_cache(maxsize=4096)  # many devices of one run spend in step
@@ -281,7 +322,7 @@ def _rdp(sigma: float, rate: float, *sensitivities: float) -> np.ndarray:
     return accountant.rdp
 
 
-def cross_check(releases: Sequence[GaussianRelease], delta: float) -> dict[str, float | None]:
+def cross_check(releases: Sequence[Release], delta: float) -> dict[str, float | None]:
     """The same ε by other accountants: Opacus RDP and PRV, and the exact Gaussian when nobody was sampled.
 
     Opacus PRV carries an error allowance of 0.01 and never reads below about that. None: not defined here.
@@ -290,7 +331,9 @@ def cross_check(releases: Sequence[GaussianRelease], delta: float) -> dict[str, 
     from scipy import optimize, stats
 
     check_delta(delta)
-    history = [(sigma, rate, count) for (sigma, rate), count in _counts(releases)]
+    if not all(isinstance(release, GaussianRelease) for release in releases):
+        raise MmfedError(ExitCode.PRIVACY, "pure or Skellam releases: not defined for these.", "leave them out.")
+    history = [(kind[0], kind[1], count) for kind, count in _counts(releases)]
     values: dict[str, float | None] = {"opacus-rdp": 0.0, "opacus-prv": 0.0, "exact": 0.0}
     if not history:
         return values

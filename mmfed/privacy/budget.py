@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.privacy.accounting import Accountant, EpsilonEstimate, GaussianRelease
+from mmfed.privacy.accounting import Accountant, EpsilonEstimate, Release
 from mmfed.privacy.units import check_positive
 
 
@@ -38,7 +38,7 @@ class Budget:
         """ε left, nats, never below 0."""
         return max(0.0, self.target_epsilon - self._ledger.accountant.epsilon().value)
 
-    def admit(self, release: GaussianRelease, *, round_number: int | None = None) -> EpsilonEstimate:
+    def admit(self, release: Release, *, round_number: int | None = None) -> EpsilonEstimate:
         """Let a release through, or refuse it and write the refusal down. Charges nothing.
 
         Returns:

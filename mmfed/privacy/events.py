@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.privacy.accounting import GaussianRelease, Sampling
+from mmfed.privacy.accounting import GaussianRelease, PureRelease, Release, Sampling
 from mmfed.privacy.units import Guarantee, check_count, check_positive
 
 FORMAT = "mmfed-ledger-1"
 
 Line = Literal["model", "metrics", "statistics", "tuning"]
+Mechanism = Literal["gaussian", "dp-sgd", "laplace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,9 @@ class ReleaseEvent:
     Args:
         round: round number, from 0.
         line: budget line.
-        mechanism: "gaussian" or "dp-sgd".
+        mechanism: "gaussian", "dp-sgd" or "laplace".
         clip_norm: C.
-        noise_multiplier: σ relative to C.
+        noise_multiplier: σ (laplace: b) relative to C.
         sampling, sampling_rate: how units were chosen.
         steps: releases of this kind inside the event (record mode: DP-SGD steps).
         planned_cohort, realised_cohort: units meant to take part and that did (None: not to be told).
@@ -109,11 +110,12 @@ class ReleaseEvent:
         dropouts: units that were chosen and did not answer.
         noise_added_by: who added the noise.
         result_hash: hex SHA-256 of the noised result.
+        sensitivity: how far two neighbours' contributions can be apart, in clip norms; 2 for replace-one.
     """
 
     round: int
     line: Line = "model"
-    mechanism: Literal["gaussian", "dp-sgd"] = "gaussian"
+    mechanism: Mechanism = "gaussian"
     clip_norm: float
     noise_multiplier: float
     sampling: Sampling
@@ -125,9 +127,11 @@ class ReleaseEvent:
     dropouts: int = 0
     noise_added_by: Literal["server", "device"] = "server"
     result_hash: str
+    sensitivity: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive("clip_norm", self.clip_norm)
+        check_positive("sensitivity", self.sensitivity)
         check_count("planned_cohort", self.planned_cohort)
         if self.round < 0 or self.dropouts < 0 or (self.realised_cohort is not None and self.realised_cohort < 0):
             raise MmfedError(
@@ -139,14 +143,13 @@ class ReleaseEvent:
             )
         self.release()
 
-    def release(self) -> GaussianRelease:
+    def release(self) -> Release:
         """What the accountant sees."""
-        return GaussianRelease(
-            noise_multiplier=self.noise_multiplier,
-            sampling=self.sampling,
-            sampling_rate=self.sampling_rate,
-            count=self.steps,
-        )
+        return release_of(asdict(self))
+
+    def body(self) -> dict[str, Any]:
+        """The fields as the ledger's line holds them: what the mechanism does not need is left out."""
+        return {name: value for name, value in asdict(self).items() if value != _ABSENT.get(name, _NEVER)}
 
 
 def result_hash(result: Any) -> str:
@@ -156,10 +159,17 @@ def result_hash(result: Any) -> str:
     return digest.hexdigest()
 
 
-def release_of(body: Mapping[str, Any]) -> GaussianRelease:
+_NEVER = object()
+_ABSENT: Mapping[str, Any] = {"sensitivity": 1.0}  # a line without the field means this value
+
+
+def release_of(body: Mapping[str, Any]) -> Release:
     """The accountant's view of a release line."""
+    effective = float(body["noise_multiplier"]) / float(body.get("sensitivity", 1.0))
+    if body["mechanism"] == "laplace":
+        return PureRelease(epsilon=1.0 / check_positive("noise_multiplier", effective), count=int(body["steps"]))
     return GaussianRelease(
-        noise_multiplier=float(body["noise_multiplier"]),
+        noise_multiplier=effective,
         sampling=body["sampling"],
         sampling_rate=float(body["sampling_rate"]),
         count=int(body["steps"]),

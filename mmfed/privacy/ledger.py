@@ -25,7 +25,7 @@ import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.privacy.accounting import Accountant, EpsilonEstimate, GaussianRelease, epsilon
+from mmfed.privacy.accounting import Accountant, EpsilonEstimate, Release, epsilon
 from mmfed.privacy.audit.verify import Head, LedgerLine, read_ledger
 from mmfed.privacy.events import LedgerHeader, Line, ReleaseEvent, header_for, release_of, result_hash
 from mmfed.records import storage_faults, sync_folder
@@ -173,7 +173,7 @@ class Ledger:
                 f"round {event.round}: no finite epsilon at noise_multiplier = {event.noise_multiplier!r}.",
                 "use more noise; nothing was released.",
             )
-        body = {**asdict(event), **_claim(after, float(self.header.delta))}
+        body = {**event.body(), **_claim(after, float(self.header.delta))}
         line = self._append("release", body)
         self._remember(line)
         return line.index
@@ -196,7 +196,7 @@ class Ledger:
         """Index and hash of the last line: anchor it with another party to make truncation visible."""
         return Head(self._lines[-1].index, self._lines[-1].hash)
 
-    def accountant_releases(self, line: Line | None = None) -> list[GaussianRelease]:
+    def accountant_releases(self, line: Line | None = None) -> list[Release]:
         """Everything charged, in order; of one budget line if given."""
         return [
             release_of(event.body)

@@ -38,6 +38,7 @@ class Plan:
         delta: δ.
         epsilon: ε after all releases, nats.
         noise_multiplier: σ relative to the clip norm.
+        deviation_on_mean: where every device adds noise, what is left of it on the mean; None: σ / cohort.
     """
 
     mode: Mode
@@ -49,11 +50,12 @@ class Plan:
     delta: float
     epsilon: float
     noise_multiplier: float
+    deviation_on_mean: float | None = None
 
     @property
     def noise_on_mean(self) -> float:
         """Standard deviation of the noise on each coordinate of the mean update, in clip norms."""
-        return self.noise_multiplier / self.cohort
+        return self.noise_multiplier / self.cohort if self.deviation_on_mean is None else self.deviation_on_mean
 
     def signal_to_noise(self, parameters: int, *, alignment: float = 1.0) -> float:
         """Norm of the mean update over norm of its noise, for one release.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from mmfed.errors import ExitCode, MmfedError
 
-Mode = Literal["none", "user-central", "record"]
+Mode = Literal["none", "user-central", "user-local", "record"]
+DEVICE_MODES: tuple[Mode, ...] = ("user-local", "record")  # every device adds its own noise and keeps its own ledger
 
+_ONE_USER = "one user (everything the user ever did)"
 _NOT_COVERED = (
     "cohort sizes and dropouts written in the ledger (exact counts: keep the ledger among auditors)",
     "validation figures and choices made from them (tuning)",
@@ -70,9 +72,9 @@ def guarantee_for(
     """The guarantee of a privacy mode.
 
     Args:
-        mode: "none", "user-central" or "record".
+        mode: "none", "user-central", "user-local" or "record".
         epsilon: spent or targeted ε, nats; None stands for "no bound" (infinity).
-        population: N that δ refers to: enrolled users (user-central); records (record).
+        population: N that δ refers to: enrolled users (user modes); records (record).
         delta: None takes ``default_delta(population)``.
         window: record mode: most interactions in one window, w.
         window_days: record mode: calendar length of a window in days.
@@ -92,10 +94,9 @@ def guarantee_for(
             delta=0.0,
             delta_reason="no bound is claimed",
         )
-    if mode not in ("user-central", "record"):
-        raise MmfedError(
-            ExitCode.PRIVACY, f"privacy.mode = {mode!r}: unknown.", "use 'none', 'user-central' or 'record'."
-        )
+    if mode not in get_args(Mode):
+        known = ", ".join(repr(one) for one in get_args(Mode))
+        raise MmfedError(ExitCode.PRIVACY, f"privacy.mode = {mode!r}: unknown.", f"use one of {known}.")
     if population is None:
         raise MmfedError(
             ExitCode.PRIVACY, f"population is missing for mode {mode}.", "give the N that delta refers to."
@@ -109,11 +110,23 @@ def guarantee_for(
     if mode == "user-central":
         return Guarantee(
             mode=mode,
-            unit="one user (everything the user ever did)",
+            unit=_ONE_USER,
             adjacency="add/remove one user",
             trust="the server is trusted to add the noise and to keep single updates to itself",
             covered=("every release of the shared model",),
             not_covered=_NOT_COVERED,
+            epsilon=bound,
+            delta=delta,
+            delta_reason=f"{reason}, N = {population} enrolled users",
+        )
+    if mode == "user-local":
+        return Guarantee(
+            mode=mode,
+            unit=_ONE_USER,
+            adjacency="replace-one: the user's data against any other data, or none",
+            trust="nobody is trusted: the device clips and adds the noise before it answers",
+            covered=("every update that leaves this device",),
+            not_covered=("that the device takes part, and when", *_NOT_COVERED),
             epsilon=bound,
             delta=delta,
             delta_reason=f"{reason}, N = {population} enrolled users",

@@ -43,7 +43,7 @@ def statement_words(statement: Mapping[str, Any]) -> PrivacyWords:
         )
     spent = number(statement.get("epsilon"))
     delta = number(statement.get("delta"))
-    worst = "worst device: " if statement.get("mode") == "record" else ""
+    worst = "worst device: " if statement.get("mode") in ("record", "user-local") else ""
     shown = f"{worst}ε = {_epsilon(spent)}"
     small = "not recorded" if delta is None else f"{delta:.3g}"
     claim = "Simulated differential privacy" if statement.get("simulated") else "Differential privacy"
@@ -52,6 +52,8 @@ def statement_words(statement: Mapping[str, Any]) -> PrivacyWords:
         warnings.append(
             "This protects single windows of interactions, not a person: the ε of a whole user is far larger."
         )
+    if statement.get("mode") == "user-local":
+        warnings.append("That a device takes part, and when, is not hidden: in the local model only what it sends is.")
     if statement.get("simulated"):
         warnings.append(f"Simulated guarantee: {statement['simulated']}.")
     return PrivacyWords(

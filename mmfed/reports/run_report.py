@@ -159,8 +159,9 @@ def _epsilon_notes(facts: RunFacts) -> list[str]:
     notes = []
     if facts.devices:
         notes.append(
-            f"Every one of the {facts.devices} devices keeps its own ledger; ε counts one window of interactions, "
-            "not a person. The figure that counts is the worst device's."
+            f"Every one of the {facts.devices} devices keeps its own ledger; ε counts "
+            f"{'one window of interactions, not a person' if facts.mode == 'record' else 'one person'}. "
+            "The figure that counts is the worst device's."
         )
     else:
         notes.append("Every point is a charge in the coordinator's ledger, written before the noised result was used.")

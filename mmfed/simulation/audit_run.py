@@ -11,6 +11,7 @@ from typing import Any
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy.audit.ledgers import AuditResult, Finding
+from mmfed.privacy.units import DEVICE_MODES
 from mmfed.records import RunFolder, read_lines, write_json
 
 EMPIRICAL = "empirical.json"
@@ -48,8 +49,8 @@ def read_empirical(run: RunFolder) -> Mapping[str, Any] | None:
 def against_rounds(run: RunFolder, config: Config, audit: AuditResult) -> AuditResult:
     """The audit with a finding where the run recorded rounds that no ledger charges: a ledger is missing, or was cut.
 
-    User-central: every recorded round has a release at the coordinator. Record: as every update that reached a sum
-    was charged on its device, there are at least as many releases as updates.
+    User-central: every recorded round has a release at the coordinator. User-local and record: as every update that
+    reached a sum was charged on its device, there are at least as many releases as updates.
     """
     records = read_lines(run.metrics)
     findings = list(audit.findings)
@@ -61,7 +62,7 @@ def against_rounds(run: RunFolder, config: Config, audit: AuditResult) -> AuditR
         elif own.holds and own.releases < rounds:
             what = f"{own.releases} releases, though the run recorded {rounds} rounds (it was cut, or is an old copy)"
             findings.append(Finding(run.ledger, None, what))
-    if config.privacy.mode == "record":
+    if config.privacy.mode in DEVICE_MODES:
         updates = sum(int(record["realised"]) for record in records)
         devices = [one for one in audit.ledgers if run.devices in one.path.parents]
         releases = sum(one.releases for one in devices)

@@ -33,7 +33,7 @@ from mmfed.models.base import Recommender
 from mmfed.models.baselines.base import needed_content
 from mmfed.models.baselines.registry import build_baseline
 from mmfed.models.scoring import ModelScorer
-from mmfed.privacy.units import Guarantee, guarantee_for
+from mmfed.privacy.units import DEVICE_MODES, Guarantee, guarantee_for
 from mmfed.records import RunFolder, read_lines, write_json, write_text
 from mmfed.simulation.assess import Assessed, assess, assess_baselines, assess_rating_baselines, assess_ratings
 from mmfed.simulation.centralised import run_centralised
@@ -153,7 +153,7 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
 
 
 def guarantee_of(run: RunFolder, config: Config, population: int) -> Guarantee:
-    """What the run promises, with the ε its ledgers have charged (record mode: the worst device's)."""
+    """What the run promises, with the ε its ledgers have charged (the worst device's where they add the noise)."""
     privacy = config.privacy
     if privacy.mode == "none":
         return guarantee_for("none")
@@ -162,13 +162,14 @@ def guarantee_of(run: RunFolder, config: Config, population: int) -> Guarantee:
         header = lines[0]["body"] if lines else {"population": population}
         spent = _claimed(lines)
         return guarantee_for("user-central", epsilon=spent, population=int(header["population"]), delta=privacy.delta)
+    record = privacy.mode == "record"
     return guarantee_for(
-        "record",
+        privacy.mode,
         epsilon=worst_device(run),
         population=population,
         delta=privacy.delta,
-        window=privacy.window,
-        window_days=privacy.window_days,
+        window=privacy.window if record else None,
+        window_days=privacy.window_days if record else None,
     )
 
 
@@ -294,8 +295,8 @@ class _Observer:
     def round_done(self, record: RoundRecord) -> None:
         if self._watcher is None:
             return
-        recorded = self._workspace.config.privacy.mode == "record"
-        self._watcher.round(record, worst_device(self._run) if recorded else record.epsilon)
+        by_devices = self._workspace.config.privacy.mode in DEVICE_MODES
+        self._watcher.round(record, worst_device(self._run) if by_devices else record.epsilon)
 
 
 def _backend(config: Config, run: RunFolder, observer: _Observer, *, resume: bool) -> None:
@@ -436,6 +437,7 @@ def _privacy_label(config: Config) -> str:
     return {
         "none": "no privacy",
         "user-central": "user-level DP",
+        "user-local": "user-level DP, trusting nobody",
         "record": "record-level DP (Opacus)",
     }[config.privacy.mode]
 

@@ -280,6 +280,17 @@ def test_privacy_plan_both_ways(mmfed: Command) -> None:
         assert word in told
 
 
+@pytest.mark.parametrize("law", ["gaussian", "laplace"])
+def test_privacy_plan_of_devices_that_trust_nobody(mmfed: Command, law: str) -> None:
+    base = ("privacy", "plan", "--mode", "user-local", "--local-noise", law, "--population", "10000", "--cohort", "500")
+    base = (*base, "--rounds", "100", "--participations", "5", "--format", "json")
+    tree = json.loads(mmfed(*base, "--epsilon", "8").out)
+    assert (tree["releases"], tree["sampling"]) == (5, "full")
+    assert "nobody" in tree["trust"]
+    again = json.loads(mmfed(*base, "--noise-multiplier", str(tree["noise_multiplier"])).out)
+    assert again["epsilon"] == pytest.approx(8.0, rel=1e-3)
+
+
 def test_privacy_plan_of_records_says_what_it_means_for_a_person(mmfed: Command) -> None:
     arguments = ("--population", "30", "--cohort", "10", "--rounds", "30", "--noise-multiplier", "3", "--delta", "1e-5")
     tree = json.loads(mmfed("privacy", "plan", "--mode", "record", *arguments, "--format", "json").out)

@@ -54,8 +54,8 @@ def test_missing_arguments_are_named():
         guarantee_for("user-central", epsilon=1)
     with pytest.raises(MmfedError, match="window"):
         guarantee_for("record", epsilon=1, population=10)
-    with pytest.raises(MmfedError, match=r"privacy\.mode = 'user-local'"):
-        guarantee_for("user-local", epsilon=1, population=10)  # type: ignore[arg-type]
+    with pytest.raises(MmfedError, match=r"privacy\.mode = 'user-private'"):
+        guarantee_for("user-private", epsilon=1, population=10)  # type: ignore[arg-type]
 
 
 @given(st.integers(2, 10**12))

@@ -51,7 +51,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "header": {
         "format": _one_of("mmfed-ledger-1"),
         "run_id": _text,
-        "mode": _one_of("user-central", "record"),
+        "mode": _one_of("user-central", "user-local", "record"),
         "unit": _text,
         "adjacency": _text,
         "trust": _text,
@@ -70,7 +70,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "release": {
         "round": _whole(0),
         "line": _one_of("model", "metrics", "statistics", "tuning"),
-        "mechanism": _one_of("gaussian", "dp-sgd"),
+        "mechanism": _one_of("gaussian", "dp-sgd", "laplace"),
         "clip_norm": _positive,
         "noise_multiplier": _positive,
         "sampling": _one_of("poisson", "full"),
@@ -89,6 +89,9 @@ _FIELDS: dict[str, dict[str, Check]] = {
     },
     "refusal": {"reason": _text, "by": _text, "round": _or_null(_whole(0))},
 }
+_OPTIONAL: dict[str, dict[str, Check]] = {"release": {"sensitivity": _positive}}
+_MECHANISMS = {"user-central": ("gaussian",), "user-local": ("gaussian", "laplace"), "record": ("dp-sgd",)}
+_LOCAL_SENSITIVITY = 2.0  # replace-one, in clip norms: nothing less is believed of user-local
 
 
 def fault_in_body(kind: str, body: Mapping[str, Any]) -> str | None:
@@ -98,6 +101,10 @@ def fault_in_body(kind: str, body: Mapping[str, Any]) -> str | None:
         if name not in body:
             return f"{kind} lacks {name}"
     for name, value in body.items():
+        if name in _OPTIONAL.get(kind, {}):
+            if not _OPTIONAL[kind][name](value):
+                return f"{kind}.{name} = {str(value)[:60]!r} is not allowed"
+            continue
         if name not in checks:
             return f"{kind} has the unknown field {name[:40]!r}"
         if not checks[name](value):
@@ -106,6 +113,19 @@ def fault_in_body(kind: str, body: Mapping[str, Any]) -> str | None:
         return f"header.delta = {body['delta']!r} is not below 1/N = {1 / body['population']:.3g}"
     if kind == "release" and body["sampling"] == "full" and body["sampling_rate"] != 1:
         return f"release.sampling_rate = {body['sampling_rate']!r} with full participation"
+    return None
+
+
+def _local_fault(mode: str, body: Mapping[str, Any]) -> str | None:
+    """What a device's own release must say, and others may not."""
+    sensitivity = body.get("sensitivity", 1.0)
+    if mode == "user-local":
+        if sensitivity < _LOCAL_SENSITIVITY:
+            return f"sensitivity {sensitivity!r} clip norms in mode user-local, where replace-one makes it 2"
+        if body["noise_added_by"] != "device" or body["sampling"] != "full":
+            return "mode user-local, but the device did not add the noise, or a sampling claim is made"
+    elif sensitivity < 1:
+        return f"sensitivity {sensitivity!r}: a clipped unit can move a sum by one clip norm"
     return None
 
 
@@ -126,9 +146,11 @@ class Order:
         if kind != "release":
             return None
         line, number, result = body["line"], body["round"], body["result_hash"]
-        mechanism = "dp-sgd" if self._header["mode"] == "record" else "gaussian"
-        if body["mechanism"] != mechanism:
-            return f"mechanism {body['mechanism']} in mode {self._header['mode']}"
+        mode = self._header["mode"]
+        if body["mechanism"] not in _MECHANISMS[mode]:
+            return f"mechanism {body['mechanism']} in mode {mode}"
+        if what := _local_fault(mode, body):
+            return what
         if body["epsilon_delta"] != self._header["delta"]:
             return f"epsilon is claimed at delta {body['epsilon_delta']!r}, the header says {self._header['delta']!r}"
         if body["epsilon"] * 1.01 + 1e-3 < self._epsilon:

@@ -229,7 +229,8 @@ def _target(path: Path, header: Mapping[str, Any], last: LedgerLine, recomputed:
 
 
 def _term(body: Mapping[str, Any]) -> Term:
-    return Term(float(body["noise_multiplier"]), float(body["sampling_rate"]), int(body["steps"]))
+    relative = float(body["noise_multiplier"]) / float(body.get("sensitivity", 1.0))
+    return Term(relative, float(body["sampling_rate"]), int(body["steps"]), pure=body["mechanism"] == "laplace")
 
 
 @lru_cache(maxsize=4096)

@@ -27,11 +27,15 @@ _EPS = float(np.finfo(float).eps)
 
 @dataclass(frozen=True)
 class Term:
-    """``count`` Gaussian releases with noise multiplier ``sigma``, Poisson rate ``rate`` (1: everyone takes part)."""
+    """``count`` Gaussian releases with noise multiplier ``sigma``, Poisson rate ``rate`` (1: everyone takes part).
+
+    ``pure``: instead, releases of which only (1 / ``sigma``, 0)-DP is used (Laplace noise).
+    """
 
     sigma: float
     rate: float
     count: int
+    pure: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ def epsilon_upper_bound(terms: Sequence[Term], delta: float, *, grid: float = 0.
 
     ``grid`` is the finest grid to use, nats: a coarse one gives a looser bound, as it does in any account.
     """
+    if pure := [term for term in terms if term.pure]:
+        rest = [term for term in terms if not term.pure]
+        if not rest and len({term.sigma for term in pure}) == 1:
+            return pure_epsilon(1 / pure[0].sigma, sum(term.count for term in pure), delta)
+        beside = epsilon_upper_bound(rest, delta, grid=grid) if rest else 0.0
+        return beside + sum(term.count / term.sigma for term in pure)
     sampled, mu = _grouped(terms)
     if not sampled:
         return gaussian_epsilon(mu, delta)
@@ -80,10 +90,37 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return high
 
 
+def pure_epsilon(one: float, count: int, delta: float) -> float:
+    """Exact ε at δ of ``count`` times (``one``, 0)-DP: the binomial sum of Kairouz, Oh and Viswanath (2015).
+
+    δ(ε) = Σ_i C(k, i) (e^{(k-i) ε0} - e^{ε + i ε0})+ / (1 + e^{ε0})^k, over the i with (k - 2i) ε0 > ε.
+    """
+    i = np.arange(count + 1)
+    logs = special.gammaln(count + 1) - special.gammaln(i + 1) - special.gammaln(count - i + 1)
+    logs = logs - count * np.logaddexp(0.0, one)
+
+    def excess(epsilon: float) -> float:
+        over = (count - 2 * i) * one > epsilon
+        gaps = (count - 2 * i[over]) * one - epsilon
+        terms = logs[over] + (count - i[over]) * one + np.log(-np.expm1(-gaps))
+        if not over.any():
+            return -math.inf
+        largest = float(terms.max())
+        return largest + math.log(float(np.exp(terms - largest).sum())) - math.log(delta)
+
+    if excess(0.0) <= 0:
+        return 0.0
+    low, high = 0.0, count * one
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return high
+
+
 def gaussian_mu(terms: Sequence[Term]) -> float | None:
-    """μ of Gaussian differential privacy; None when any release was sampled (then no exact μ exists)."""
+    """μ of Gaussian differential privacy; None when any release was sampled or not Gaussian (no exact μ exists)."""
     sampled, mu = _grouped(terms)
-    return None if sampled else mu
+    return None if sampled or any(term.pure for term in terms) else mu
 
 
 def rdp_epsilon(terms: Sequence[Term], delta: float) -> float:
