@@ -355,6 +355,21 @@ class PrivacySection(_Section):
     clip_norm: float = Field(
         default=0.15, gt=0, description="bound on the L2 norm of one user's (record mode: one window's) update"
     )
+    clipping: Literal["fixed", "adaptive"] = Field(
+        default="fixed",
+        description="user-central: adaptive moves the clip norm towards a quantile of the users' norms, round by "
+        "round; the noised quantile is paid for (statistics line)",
+    )
+    clip_quantile: float = Field(
+        default=0.5, gt=0, lt=1, description="adaptive clipping: share of users whose update is not to be clipped"
+    )
+    clip_rate: float = Field(default=0.2, gt=0, le=2, description="adaptive clipping: how fast the clip norm moves")
+    quantile_noise: float | None = Field(
+        default=None,
+        gt=0,
+        description="adaptive clipping: standard deviation of the noise on the number of users within the clip norm; "
+        "none: a twentieth of the planned cohort, at least the noise multiplier",
+    )
     task_clip_norm: float | None = Field(
         default=None,
         gt=0,
@@ -384,6 +399,8 @@ class PrivacySection(_Section):
     def _one_of_two(self) -> PrivacySection:
         if self.mode != "none" and self.epsilon is None and self.noise_multiplier is None:
             raise ValueError("set privacy.epsilon or privacy.noise_multiplier")
+        if self.clipping == "adaptive" and self.mode != "user-central":
+            raise ValueError("clipping = 'adaptive' belongs to user-central: set mode = 'user-central', or 'fixed'")
         if self.task_clip_norm is not None and self.mode != "user-central":
             raise ValueError("task_clip_norm belongs to user-central: set mode = 'user-central', or leave it out")
         return self

@@ -26,6 +26,7 @@ app = typer.Typer(
     epilog=examples(
         "mmfed privacy plan --population 100000 --cohort 1000 --rounds 500 --epsilon 4",
         "mmfed privacy plan --population 100000 --cohort 1000 --rounds 500 --noise-multiplier 0.7",
+        "mmfed privacy plan --population 100000 --cohort 1000 --rounds 500 --epsilon 4 --clipping adaptive",
         "mmfed privacy plan --mode record --population 30 --cohort 10 --rounds 30 --epsilon 8",
         "mmfed privacy plan --mode user-local --population 100000 --cohort 1000 --rounds 500 --epsilon 8",
     ),
@@ -45,6 +46,10 @@ def plan(
         Literal["user-central", "user-local", "record"],
         typer.Option(help="Whose data one unit is.", show_default=False),
     ] = "user-central",
+    clipping: Annotated[
+        Literal["fixed", "adaptive"],
+        typer.Option(help="User-central mode: adaptive divides the noise between the update and the quantile."),
+    ] = "fixed",
     local_noise: Annotated[
         Literal["gaussian", "laplace"], typer.Option("--local-noise", help="User-local mode: the device's noise.")
     ] = "gaussian",
@@ -62,6 +67,7 @@ def plan(
 ) -> None:
     """Compute the noise multiplier for an epsilon, or the epsilon of a noise multiplier (give exactly one)."""
     from mmfed.privacy import planning
+    from mmfed.privacy.adaptive_clip import shared_noise
     from mmfed.privacy.planning_local import plan_local
     from mmfed.privacy.units import check_count, check_population, guarantee_for
 
@@ -100,6 +106,11 @@ def plan(
         mode, epsilon=found.epsilon, population=population, delta=delta, window=window if mode == "record" else None
     )
     whole_user = planning.user_epsilon_of_record_plan(found) if mode == "record" else None
+    shared = None
+    if clipping == "adaptive":
+        if mode != "user-central":
+            raise MmfedError(ExitCode.USAGE, f"--clipping adaptive: not in mode {mode}.", "use --mode user-central.")
+        shared = shared_noise(found.noise_multiplier, planned_cohort=max(1, round(found.cohort)))
     ratio = None if parameters is None else found.signal_to_noise(parameters)
     if output is Format.JSON:
         emit(
@@ -121,6 +132,8 @@ def plan(
                 "not_covered": promise.not_covered,
                 "epsilon_of_a_whole_user": whole_user,
                 "signal_to_noise": ratio,
+                "noise_of_update": None if shared is None else shared.update,
+                "noise_of_quantile": None if shared is None else shared.bits,
             }
         )
         return
@@ -134,6 +147,11 @@ def plan(
     )
     say(f"noise multiplier  {found.noise_multiplier:.4f}   ({scale})")
     say(f"on the mean       {found.noise_on_mean:.4g}   clip norms on each coordinate of the mean update")
+    if shared is not None:
+        say(
+            f"divided           {shared.update:.4f} on the update; {shared.bits:.4g} users, on the number of users "
+            "within the clip norm"
+        )
     if mode == "user-local":
         say(f"releases          {found.releases} of one device at most, {found.cohort:g} users a round")
     else:

@@ -30,7 +30,7 @@ from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.privacy.calibration import noise_multiplier_for
 from mmfed.privacy.keys import load_or_create_key
 from mmfed.privacy.ledger import Ledger, header_for
-from mmfed.privacy.mechanisms import GaussianMechanism, SecureNoise, SeededNoise
+from mmfed.privacy.mechanisms import SecureNoise, SeededNoise
 from mmfed.privacy.units import default_delta, guarantee_for
 from mmfed.records import RunFolder, write_text
 from mmfed.training.public import pretrained, pretraining_steps, public_update
@@ -109,7 +109,8 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
         )
     ledger = _ledger(config, run, run_id, population, key)
     try:
-        mechanism = None if ledger is None or sigma is None else _mechanism(config, sigma)
+        release = Release(config, ledger, sigma, planned_cohort=max(1, round(rate * population)))
+        release.restore({name[8:]: value for name, value in progress.tensors.items() if name.startswith("release.")})
 
         def after_round(state: RoundState) -> bool:
             return progress.keep(state, observer)
@@ -120,7 +121,7 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
             nodes=nodes,
             catalogue=workspace.features.digest,
             shapes=shapes,
-            release=Release(config, mechanism, ledger),
+            release=release,
             optimiser=optimiser,
             noise_multiplier=sigma or 0.0,
             after_round=after_round,
@@ -222,11 +223,6 @@ def planned_noise(config: Config, population: int, rate: float) -> float | None:
             rounds=rounds,
         )
     return device_noise(config, epsilon=privacy.epsilon, delta=delta, rate=rate)
-
-
-def _mechanism(config: Config, sigma: float) -> GaussianMechanism:
-    noise = SeededNoise(config.run.seed) if config.privacy.noise_source == "seeded" else SecureNoise()
-    return GaussianMechanism(clip_norm=config.privacy.clip_norm, noise_multiplier=sigma, noise=noise)
 
 
 def _ledger(config: Config, run: RunFolder, run_id: str, population: int, key: Ed25519PrivateKey) -> Ledger | None:

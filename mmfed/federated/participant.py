@@ -64,7 +64,8 @@ def client_app(state_folder: Path | None = None) -> ClientApp:
         _, arrays = tasks.read_task(message.content)
         update = node.train(task, wire.decode(arrays, node.shapes | wire.public_shapes(node.model)))
         encoded = wire.encode(update.total, node.shapes, dtype=np.float64)
-        return Message(tasks.training_reply(encoded, update.realised), reply_to=message)
+        within = None if task.clip_norm is None else update.within
+        return Message(tasks.training_reply(encoded, update.realised, within), reply_to=message)
 
     @app.evaluate()
     @faults_as_replies
@@ -122,9 +123,18 @@ class Node:
         with torch.no_grad():
             for name, tensor in (self.model.shared_parameters() | self.model.public_tensors()).items():
                 tensor.copy_(parameters[name])
-        config = task.config
+        config, privacy = task.config, task.config.privacy
+        if (task.clip_norm is not None) != (privacy.clipping == "adaptive"):
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                f"round {task.round_number}: the coordinator moves the clip norm and privacy.clipping does not say so, "
+                "or the other way round.",
+                "run the same mmfed version on the coordinator and on every device.",
+            )
+        if task.clip_norm is not None:
+            privacy = privacy.model_copy(update={"clip_norm": task.clip_norm})
         work = LocalWork(
-            training=config.training, privacy=config.privacy, seed=config.run.seed, round_number=task.round_number
+            training=config.training, privacy=privacy, seed=config.run.seed, round_number=task.round_number
         )
         if config.privacy.mode == "record":
             return self._train_records(chosen, work, task)

@@ -92,13 +92,14 @@ class Progress:
         record = asdict(reported)
         self.records.append(record)
         optimiser = {f"optimiser.{name}": value for name, value in state.optimiser.items()}
+        release = {f"release.{name}": value for name, value in state.release.items()}
         summary = {
             "records": self.records,
             "best_round": self.best_round,
             "best_value": self.best_value,
             "stopped": self.stopped,
         }
-        save_checkpoint(self.run.checkpoints / LATEST, model | optimiser, summary, self.key)
+        save_checkpoint(self.run.checkpoints / LATEST, model | optimiser | release, summary, self.key)
         append_line(self.run.metrics, record)
         if observer is not None:
             observer.round_done(reported)

@@ -59,14 +59,16 @@ class RoundState:
     record: RoundRecord
     parameters: Mapping[str, Tensor]
     optimiser: Mapping[str, Tensor]
+    release: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
 class Collected:
-    """The sum of a round's updates."""
+    """The sum of a round's updates, and how many of its users were within the clip norm (adaptive clipping)."""
 
     total: np.ndarray
     realised: int
+    within: int = 0
     refused: list[str] = field(default_factory=list)
 
 
@@ -149,6 +151,7 @@ class CohortStrategy(Strategy):
                 catalogue=self._catalogue,
                 round_number=server_round,
                 users=cohort,
+                clip_norm=self._release.moving_clip_norm,
             )
             content = tasks.task_content(task, arrays)
             messages.append(grid.create_message(content, tasks.TRAIN, node, str(server_round)))
@@ -162,13 +165,14 @@ class CohortStrategy(Strategy):
         for reply in sorted(replies, key=lambda reply: self._rank.get(reply.metadata.src_node_id, len(self._rank))):
             node = reply.metadata.src_node_id
             try:
-                vector, realised = self._checked(reply, repeated=node in answered)
+                vector, realised, within = self._checked(reply, repeated=node in answered)
             except MmfedError as fault:
                 collected.refused.append(f"node {node}: {fault.message}")
                 continue
             answered.add(node)
             collected.total += vector
             collected.realised += realised
+            collected.within += within
         silent = sorted(set(self._asked) - answered)
         if self._asked and not answered:
             reasons = (
@@ -183,20 +187,21 @@ class CohortStrategy(Strategy):
         collected.refused += [f"node {node}: no reply" for node in silent if f"node {node}" not in named]
         return collected
 
-    def _checked(self, reply: Message, *, repeated: bool) -> tuple[np.ndarray, int]:
-        """The update of one reply as a vector, and how many users are in it."""
+    def _checked(self, reply: Message, *, repeated: bool) -> tuple[np.ndarray, int, int]:
+        """The update of one reply as a vector, how many users are in it, and within the clip norm."""
         node = reply.metadata.src_node_id
         if reply.has_error():
             raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
         asked = self._asked.get(node)
         if asked is None or repeated:
             raise MmfedError(ExitCode.FEDERATION, "an update nobody asked for", "update the node.")
-        arrays, realised = tasks.read_training_reply(reply.content)
+        counted = self._release.moving_clip_norm is not None
+        arrays, realised = tasks.read_training_reply(reply.content, counted=counted)
         if realised > len(asked):
             raise MmfedError(ExitCode.FEDERATION, f"claims {realised} users of {len(asked)}", "update the node.")
         vector = wire.flatten(wire.decode(arrays, self._shapes), self._shapes)
         self._release.check_norm(vector, realised)
-        return vector, realised
+        return vector, realised, tasks.read_within(reply.content, realised) if counted else 0
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -212,6 +217,7 @@ class CohortStrategy(Strategy):
             planned=max(1, round(self.rate * self.population)),
             realised=collected.realised,
             dropouts=sum(len(users) for users in self._asked.values()) - collected.realised,
+            within=collected.within,
         )
         arrays = wire.encode(wire.unflatten(mean, self._shapes), self._shapes, dtype=np.float64)
         return arrays, MetricRecord({"realised": collected.realised, "refused-nodes": len(collected.refused)})
@@ -259,7 +265,7 @@ class CohortStrategy(Strategy):
                 epsilon=self._release.spent(),
                 validation=None,
             )
-            stop = self._after_round(RoundState(record, parameters, self._optimiser.state()))
+            stop = self._after_round(RoundState(record, parameters, self._optimiser.state(), self._release.state()))
             result.arrays = wire.encode(parameters, self._shapes)
             if stop:
                 break

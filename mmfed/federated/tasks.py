@@ -31,6 +31,8 @@ class Task:
         catalogue: hex digest of the features every party must hold.
         round_number: 1-based; 0 while enrolling.
         users: [chosen] uint64 keys of the users asked to take part.
+        clip_norm: adaptive clipping: the clip norm of this round, in place of the configuration's; the reply then
+            counts the users within it.
     """
 
     config: Config
@@ -40,10 +42,13 @@ class Task:
     catalogue: str
     round_number: int
     users: IntArray
+    clip_norm: float | None = None
 
     def to_record(self) -> ConfigRecord:
+        moved = {} if self.clip_norm is None else {"clip-norm": self.clip_norm}
         return ConfigRecord(
             {
+                **moved,
                 "config": self.config.model_dump_json(),
                 "run-id": self.run_id,
                 "population": self.population,
@@ -79,6 +84,7 @@ def read_task(content: RecordDict) -> tuple[Task, ArrayRecord]:
             catalogue=str(record["catalogue"]),
             round_number=_count(record["round"]),
             users=_keys(record["users"]),
+            clip_norm=_clip_norm(record.get("clip-norm")),
         )
     except (KeyError, ValueError, TypeError) as error:
         said = " ".join(str(error).split())
@@ -108,20 +114,36 @@ def read_enrolment(content: RecordDict) -> tuple[IntArray, str]:
         raise _foreign("an enrolment reply") from None
 
 
-def training_reply(arrays: ArrayRecord, realised: int) -> RecordDict:
-    """A node's update: the sum over its users, and how many users are in it."""
-    return RecordDict({_MODEL: arrays, _REPORT: MetricRecord({"realised": realised})})
+def training_reply(arrays: ArrayRecord, realised: int, within: int | None = None) -> RecordDict:
+    """A node's update: the sum over its users, how many users are in it and, where asked, within the clip norm."""
+    counted = {} if within is None else {"within": within}
+    return RecordDict({_MODEL: arrays, _REPORT: MetricRecord({"realised": realised, **counted})})
 
 
-def read_training_reply(content: RecordDict) -> tuple[ArrayRecord, int]:
+def read_within(content: RecordDict, realised: int) -> int:
+    """Users within the clip norm, of a reply that ``read_training_reply`` accepted as counted.
+
+    Raises:
+        MmfedError: more than are in the sum.
+    """
+    within = content.metric_records[_REPORT]["within"]
+    if isinstance(within, bool) or not isinstance(within, int) or not 0 <= within <= realised:
+        raise _foreign("a training reply")
+    return within
+
+
+def read_training_reply(content: RecordDict, *, counted: bool = False) -> tuple[ArrayRecord, int]:
     """Inverse of ``training_reply``.
+
+    Args:
+        counted: whether users within the clip norm were asked for.
 
     Raises:
         MmfedError: the reply is not one of ours, or holds more than one of ours may.
     """
     try:
         report = content.metric_records[_REPORT]
-        if set(content) != {_MODEL, _REPORT} or set(report) != {"realised"}:
+        if set(content) != {_MODEL, _REPORT} or set(report) != ({"realised", "within"} if counted else {"realised"}):
             raise _foreign("a training reply")
         return content.array_records[_MODEL], _count(report["realised"])
     except (KeyError, ValueError, TypeError):
@@ -131,6 +153,12 @@ def read_training_reply(content: RecordDict) -> tuple[ArrayRecord, int]:
 def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
         raise ValueError(f"{value!r:.40} is not a count")
+    return value
+
+
+def _clip_norm(value: object) -> float | None:
+    if value is not None and not (isinstance(value, float) and 0 < value < float("inf")):
+        raise ValueError(f"{value!r:.40} is not a clip norm")
     return value
 
 

@@ -158,9 +158,23 @@ class Accountant:
         """ε of everything charged so far."""
         return self._of(self._counts)
 
-    def epsilon_after(self, release: Release) -> EpsilonEstimate:
-        """ε as it would be with ``release`` added; nothing is charged."""
-        return self._of({**self._counts, release.kind: self._counts.get(release.kind, 0) + release.count})
+    def remove(self, release: Release) -> None:
+        """Take back a charge that another release now includes."""
+        left = self._counts.get(release.kind, 0) - release.count
+        if left < 0:
+            raise MmfedError(ExitCode.PRIVACY, f"{release}: was never charged.", "charge it first.")
+        self._counts = {**self._counts, release.kind: left} if left else _without(self._counts, release.kind)
+
+    def epsilon_after(self, release: Release, *, replacing: Release | None = None) -> EpsilonEstimate:
+        """ε as it would be with ``release`` added, in place of ``replacing`` if given; nothing is charged."""
+        trial = Accountant(self.delta, discretisation=self.discretisation)
+        trial._counts, trial._latest = dict(self._counts), self._latest
+        if replacing is not None:
+            trial.remove(replacing)
+        trial.add(release)
+        found = trial.epsilon()
+        self._latest = trial._latest
+        return found
 
     def _of(self, counts: dict[tuple[float, ...], int]) -> EpsilonEstimate:
         wanted = tuple(counts.items())
@@ -168,6 +182,10 @@ class Accountant:
             stepwise = self.delta >= _SMALLEST_STEPWISE_DELTA
             self._latest = (wanted, _mixed(wanted, self.delta, self.discretisation, stepwise=stepwise))
         return self._latest[1]
+
+
+def _without(counts: dict[tuple[float, ...], int], kind: tuple[float, ...]) -> dict[tuple[float, ...], int]:
+    return {other: count for other, count in counts.items() if other != kind}
 
 
 def _counts(releases: Iterable[Release]) -> Counts:

@@ -38,8 +38,10 @@ class Budget:
         """ε left, nats, never below 0."""
         return max(0.0, self.target_epsilon - self._ledger.accountant.epsilon().value)
 
-    def admit(self, release: Release, *, round_number: int | None = None) -> EpsilonEstimate:
-        """Let a release through, or refuse it and write the refusal down. Charges nothing.
+    def admit(
+        self, release: Release, *, round_number: int | None = None, replacing: Release | None = None
+    ) -> EpsilonEstimate:
+        """Let a release through (in place of ``replacing``), or refuse it and write that down. Charges nothing.
 
         Returns:
             ε as it will be after the release.
@@ -47,7 +49,7 @@ class Budget:
         Raises:
             MmfedError: the budget would be exceeded.
         """
-        after = self._ledger.accountant.epsilon_after(release)
+        after = self._ledger.accountant.epsilon_after(release, replacing=replacing)
         if after.value <= self.target_epsilon:
             return after
         where = "" if round_number is None else f"round {round_number}: "

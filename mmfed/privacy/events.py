@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy.accounting import GaussianRelease, PureRelease, Release, Sampling
+from mmfed.privacy.adaptive_clip import joined
 from mmfed.privacy.units import Guarantee, check_count, check_positive
 
 FORMAT = "mmfed-ledger-1"
@@ -110,6 +111,8 @@ class ReleaseEvent:
         dropouts: units that were chosen and did not answer.
         noise_added_by: who added the noise.
         result_hash: hex SHA-256 of the noised result.
+        shares_sample_with: index of the statistics line of the same round that comes from the same sample of users:
+            the two are accounted as one release.
         sensitivity: how far two neighbours' contributions can be apart, in clip norms; 2 for replace-one.
     """
 
@@ -128,6 +131,7 @@ class ReleaseEvent:
     noise_added_by: Literal["server", "device"] = "server"
     result_hash: str
     sensitivity: float = 1.0
+    shares_sample_with: int | None = None
 
     def __post_init__(self) -> None:
         check_positive("clip_norm", self.clip_norm)
@@ -160,7 +164,29 @@ def result_hash(result: Any) -> str:
 
 
 _NEVER = object()
-_ABSENT: Mapping[str, Any] = {"sensitivity": 1.0}  # a line without the field means this value
+# A line without the field means this value.
+_ABSENT: Mapping[str, Any] = {"sensitivity": 1.0, "shares_sample_with": None}
+
+
+def joint_release(first: Release, second: Release) -> GaussianRelease:
+    """Two Gaussian releases of one and the same sample of units, as one release of that sample.
+
+    Raises:
+        MmfedError: they are not of one sample.
+    """
+    same = (
+        isinstance(first, GaussianRelease)
+        and isinstance(second, GaussianRelease)
+        and first.count == second.count == 1
+        and (first.sampling, first.sampling_rate) == (second.sampling, second.sampling_rate)
+    )
+    if not same:
+        raise MmfedError(ExitCode.PRIVACY, f"{first} and {second}: not of one sample.", "charge them apart.")
+    return GaussianRelease(
+        noise_multiplier=joined(first.noise_multiplier, second.noise_multiplier),  # type: ignore[union-attr]
+        sampling=first.sampling,  # type: ignore[union-attr]
+        sampling_rate=first.sampling_rate,  # type: ignore[union-attr]
+    )
 
 
 def release_of(body: Mapping[str, Any]) -> Release:

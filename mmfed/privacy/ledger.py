@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy.accounting import Accountant, EpsilonEstimate, Release, epsilon
 from mmfed.privacy.audit.verify import Head, LedgerLine, read_ledger
-from mmfed.privacy.events import LedgerHeader, Line, ReleaseEvent, header_for, release_of, result_hash
+from mmfed.privacy.events import LedgerHeader, Line, ReleaseEvent, header_for, joint_release, release_of, result_hash
 from mmfed.records import storage_faults, sync_folder
 
 __all__ = ["Ledger", "LedgerHeader", "Line", "ReleaseEvent", "header_for", "result_hash"]
@@ -51,6 +51,7 @@ class Ledger:
         self.header = LedgerHeader(**{name: body[name] for name in names})
         self.accountant = Accountant(float(self.header.delta))
         self._charged: dict[tuple[str, int, str], int] = {}
+        self._included: set[int] = set()
         for line in lines:
             if line.kind == "release":
                 self._remember(line)
@@ -166,7 +167,10 @@ class Ledger:
         """
         if self.is_charged(event):
             return self._charged[event.line, event.round, event.result_hash]
-        after = self.accountant.epsilon_after(event.release())
+        alone, partner = event.release(), self.partner(event.shares_sample_with, event.round)
+        after = self.accountant.epsilon_after(
+            alone if partner is None else joint_release(partner, alone), replacing=partner
+        )
         if not math.isfinite(after.value):
             raise MmfedError(
                 ExitCode.PRIVACY,
@@ -177,6 +181,23 @@ class Ledger:
         line = self._append("release", body)
         self._remember(line)
         return line.index
+
+    def partner(self, index: int | None, round_number: int) -> Release | None:
+        """The statistics release at ``index`` that another release of its round includes; None for no index.
+
+        Raises:
+            MmfedError: there is none, or it is included already.
+        """
+        if index is None:
+            return None
+        line = self._lines[index] if 0 < index < len(self._lines) else None
+        found = line is not None and line.kind == "release" and line.body["line"] == "statistics"
+        if line is None or not found or line.body["round"] != round_number or index in self._included:
+            raise MmfedError(
+                ExitCode.PRIVACY, f"round {round_number}: line {index} is no statistic to share a sample with.",
+                "charge the statistic first, once; nothing was released.",
+            )  # fmt: skip
+        return release_of(line.body)
 
     def is_charged(self, event: ReleaseEvent) -> bool:
         """Whether this very result was charged before: the same release again costs nothing."""
@@ -197,12 +218,16 @@ class Ledger:
         return Head(self._lines[-1].index, self._lines[-1].hash)
 
     def accountant_releases(self, line: Line | None = None) -> list[Release]:
-        """Everything charged, in order; of one budget line if given."""
-        return [
-            release_of(event.body)
-            for event in self._lines
-            if event.kind == "release" and (line is None or event.body["line"] == line)
-        ]
+        """Everything charged, in order; of one budget line if given (then as if nothing else were released)."""
+        found: dict[int, Release] = {}
+        for event in self._lines:
+            if event.kind != "release" or (line is not None and event.body["line"] != line):
+                continue
+            release, index = release_of(event.body), event.body.get("shares_sample_with")
+            if index is not None and line is None:
+                release = joint_release(found.pop(index), release)
+            found[event.index] = release
+        return list(found.values())
 
     def spent(self, delta: float | None = None, line: Line | None = None) -> EpsilonEstimate:
         """ε of everything charged at ``delta`` (None: the header's), over all budget lines or one."""
@@ -224,7 +249,12 @@ class Ledger:
 
     def _remember(self, line: LedgerLine) -> None:
         body = line.body
-        self.accountant.add(release_of(body))
+        release, index = release_of(body), body.get("shares_sample_with")
+        if index is not None and (partner := self.partner(index, body["round"])) is not None:
+            self.accountant.remove(partner)
+            self._included.add(index)
+            release = joint_release(partner, release)
+        self.accountant.add(release)
         self._charged.setdefault((body["line"], body["round"], body["result_hash"]), line.index)
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> LedgerLine:

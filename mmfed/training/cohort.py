@@ -160,7 +160,7 @@ def _linear(
             of_own = sums.add(_batch(model, histories.take(index), user_vectors[index], work))
             vectors[index] -= training.private_learning_rate * of_own
     total = parameter_totals(tables, sums.table_totals, local.shared_parameters(), sums.head_totals)
-    return CohortUpdate({name: value * -rate for name, value in total.items()}, len(histories), vectors)
+    return CohortUpdate({name: value * -rate for name, value in total.items()}, len(histories), vectors, sums.within)
 
 
 def _by_rows(
@@ -172,7 +172,7 @@ def _by_rows(
     steps: IntArray,
 ) -> CohortUpdate:
     """Any number of steps on touched rows, each user's change clipped as a whole."""
-    total, vectors = _zeros(parameters), user_vectors.clone()
+    total, vectors, within = _zeros(parameters), user_vectors.clone(), 0
     present = [model.present(_mask(model, work, step)) for step in range(int(steps.max()))]
     rows = len(histories) * _rows_of_a_step(model, work)
     training = RowTraining(model, work.training, present, task_clip_norm=work.task_clip_norm, rows=rows)
@@ -183,6 +183,7 @@ def _by_rows(
         touched = touched_rows(taken, model.item_count, history=training.reads_history)
         change, of_rows, vectors[index] = training.changes(touched, own, last)
         factors = _factors(change | of_rows, work)
+        within += _unscaled(factors, work)
         for name, value in change.items():
             total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
         for name, value in of_rows.items():
@@ -191,7 +192,7 @@ def _by_rows(
             else:
                 scaled = value * factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
                 total[name].index_add_(0, touched.items.flatten(), scaled.flatten(0, 1).double())
-    return CohortUpdate(total, len(histories), vectors)
+    return CohortUpdate(total, len(histories), vectors, within)
 
 
 def _rows_of_a_step(model: Recommender, work: LocalWork) -> int:
@@ -224,7 +225,7 @@ def _one_step(
         vectors[index] -= training.private_learning_rate * of_own
     rate = training.learning_rate
     total = {name: value * -rate for name, value in sums.total().items()}
-    return CohortUpdate({name: total[name] for name in model.shared_parameters()}, len(histories), vectors)
+    return CohortUpdate({name: total[name] for name in model.shared_parameters()}, len(histories), vectors, sums.within)
 
 
 def _rows_chunk(model: Recommender, work: LocalWork) -> int:
@@ -243,7 +244,7 @@ def _whole(
     steps: IntArray,
 ) -> CohortUpdate:
     """Any number of steps on whole tables, each user's change clipped as a whole."""
-    total = _zeros(parameters)
+    total, within = _zeros(parameters), 0
     vectors = user_vectors.clone()
     training = work.training
     several = int(steps.max()) > 1 or training.optimiser == "adam"
@@ -262,10 +263,11 @@ def _whole(
             change = {name: value * -training.learning_rate for name, value in shared.items()}
             own = own - training.private_learning_rate * private
         factors = _factors(change, work)
+        within += _unscaled(factors, work)
         for name, value in change.items():
             total[name] += torch.tensordot(factors.to(value.dtype), value, dims=1)
         vectors[index] = own
-    return CohortUpdate(total, len(histories), vectors)
+    return CohortUpdate(total, len(histories), vectors, within)
 
 
 def _factors(change: Parameters, work: LocalWork) -> Tensor:
@@ -273,3 +275,8 @@ def _factors(change: Parameters, work: LocalWork) -> Tensor:
     if work.clip_norm is None:
         return torch.ones(len(next(iter(change.values()))), dtype=torch.float64)
     return clip_factors(change, work.clip_norm, guard=work.norm_guard)
+
+
+def _unscaled(factors: Tensor, work: LocalWork) -> int:
+    """How many users were within the clip norm."""
+    return 0 if work.clip_norm is None else int((factors >= 1).sum())

@@ -46,6 +46,7 @@ class LinearSums:
         self._tables, self._linear = tables, linear
         self._history, self._target = _without_empty(linear.history), _without_empty(linear.target)
         self._bound, self._guard = bound, guard
+        self.within = 0  # users so far whose gradient was within the bound
         self._mix = parameters[linear.mix].flatten(0, 1)
         self._answers = None if linear.answers is None else parameters[linear.answers]
         self._delta = self._scores = tables.target.new_empty(0)
@@ -80,7 +81,9 @@ class LinearSums:
         squares += (torch.bmm(pooled, pooled.mT) * by_state).sum((1, 2))
         if said is not None:
             squares += said.sum(1) * by_state.sum((1, 2))
-        factors = bounded(squares, self._bound, self._guard).to(delta.dtype)
+        exact = bounded(squares, self._bound, self._guard)
+        self.within += int((exact >= 1).sum())
+        factors = exact.to(delta.dtype)
 
         share = batch.weights * factors[:, None]
         self.table_totals[1] += delta.flatten(0, 1).T @ (queries * share[:, :, None]).flatten(0, 1)

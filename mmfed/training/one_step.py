@@ -35,6 +35,7 @@ class OneStep(RowTraining):
     ) -> None:
         super().__init__(model, training, [present])
         self._bound, self._guard = bound, guard
+        self.within = 0  # users so far whose gradient was within the bound
         self._tower = _TargetTower(self, present)
         self._of_table = torch.zeros_like(self._tower.target, dtype=torch.float64)
         self._of_bias = torch.zeros_like(self._tower.bias, dtype=torch.float64)
@@ -86,7 +87,9 @@ class OneStep(RowTraining):
         squares = torch.stack([self._tower.squares(*one) for one in zip(of_target, of_bias, strict=True)])
         for value in into.values():
             squares += squared_norms(value)
-        factors = bounded(squares, self._bound, self._guard).to(of_target.dtype)
+        exact = bounded(squares, self._bound, self._guard)
+        self.within += int((exact >= 1).sum())
+        factors = exact.to(of_target.dtype)
         self._of_table += (factors[None] @ of_target.flatten(1)).view_as(self._of_table)
         self._of_bias += factors @ of_bias
         for name, value in into.items():

@@ -18,7 +18,15 @@ from mmfed.training.update import CohortUpdate, LocalWork
 def train_user(
     model: Recommender, history: Histories, user_vector: Tensor, work: LocalWork
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Train one user's copy of the model and return the (clipped) change of its shared parameters.
+    """``unclipped``, then the change clipped as a whole where the mode asks for it."""
+    change, vector = unclipped(model, history, user_vector, work)
+    return clipped(change, work.clip_norm)[0], vector
+
+
+def unclipped(
+    model: Recommender, history: Histories, user_vector: Tensor, work: LocalWork
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Train one user's copy of the model and return the change of its shared parameters.
 
     Args:
         model: holds the global shared parameters; not changed.
@@ -62,13 +70,18 @@ def train_user(
         optimiser.step()
     before = model.shared_parameters()
     change = {name: parameter.detach().double() - before[name].detach().double() for name, parameter in shared.items()}
-    if work.clip_norm is not None:
-        norm = torch.sqrt(
-            sum((value.square().sum() for value in change.values()), torch.zeros((), dtype=torch.float64))
-        )
-        factor = min(1.0, work.clip_norm / float(norm)) if float(norm) > 0 else 1.0
-        change = {name: value * factor for name, value in change.items()}
     return change, vector.detach()
+
+
+def clipped(change: dict[str, Tensor], clip_norm: float | None) -> tuple[dict[str, Tensor], bool]:
+    """One user's whole change with a norm of at most ``clip_norm`` (None: as it is), and whether it was within."""
+    if clip_norm is None:
+        return change, False
+    norm = float(
+        torch.sqrt(sum((value.square().sum() for value in change.values()), torch.zeros((), dtype=torch.float64)))
+    )
+    factor = min(1.0, clip_norm / norm) if norm > 0 else 1.0
+    return {name: value * factor for name, value in change.items()}, factor >= 1.0
 
 
 def _clip_each(losses: dict[str, Tensor], shared: dict[str, nn.Parameter], vector: Tensor, bound: float) -> None:
@@ -88,10 +101,12 @@ def _clip_each(losses: dict[str, Tensor], shared: dict[str, nn.Parameter], vecto
 def train_users(model: Recommender, histories: Histories, user_vectors: Tensor, work: LocalWork) -> CohortUpdate:
     """``train_user`` for each sequence in turn, summed."""
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in model.shared_parameters().items()}
-    vectors = user_vectors.clone()
+    vectors, within = user_vectors.clone(), 0
     for index in range(len(histories)):
         history = histories.take(np.array([index]))
-        change, vectors[index] = train_user(model, history, user_vectors[index], work)
+        raw, vectors[index] = unclipped(model, history, user_vectors[index], work)
+        change, inside = clipped(raw, work.clip_norm)
+        within += inside
         for name, value in change.items():
             total[name] += value
-    return CohortUpdate(total, len(histories), vectors)
+    return CohortUpdate(total, len(histories), vectors, within)

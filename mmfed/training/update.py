@@ -48,8 +48,10 @@ class CohortUpdate:
         total: float64 tensor per shared parameter.
         realised: how many users are in the sum.
         user_vectors: [users, p] the new private vectors, for the device store only.
+        within: users whose change was within the clip norm before clipping; 0 where users are not clipped.
     """
 
     total: dict[str, Tensor]
     realised: int
     user_vectors: Tensor
+    within: int = 0

@@ -284,7 +284,9 @@ def test_resume_creates_then_continues_and_refuses_a_changed_promise(tmp_path, k
 
 def test_a_release_without_a_finite_epsilon_is_not_charged(tmp_path, key, monkeypatch):
     with Ledger.create(tmp_path / "l", make_header(), key) as ledger:
-        monkeypatch.setattr(ledger.accountant, "epsilon_after", lambda release: EpsilonEstimate(np.inf, "rdp", 1e-4))
+        monkeypatch.setattr(
+            ledger.accountant, "epsilon_after", lambda release, **_: EpsilonEstimate(np.inf, "rdp", 1e-4)
+        )
         with pytest.raises(MmfedError, match="no finite epsilon"):
             ledger.charge(make_event(0))
         assert len(ledger.events) == 1

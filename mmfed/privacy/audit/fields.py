@@ -89,7 +89,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     },
     "refusal": {"reason": _text, "by": _text, "round": _or_null(_whole(0))},
 }
-_OPTIONAL: dict[str, dict[str, Check]] = {"release": {"sensitivity": _positive}}
+_OPTIONAL: dict[str, dict[str, Check]] = {"release": {"sensitivity": _positive, "shares_sample_with": _whole(1)}}
 _MECHANISMS = {"user-central": ("gaussian",), "user-local": ("gaussian", "laplace"), "record": ("dp-sgd",)}
 _LOCAL_SENSITIVITY = 2.0  # replace-one, in clip norms: nothing less is believed of user-local
 
@@ -138,12 +138,15 @@ class Order:
         self._latest: dict[str, int] = {}
         self._rounds: set[tuple[str, int]] = set()
         self._releases: set[tuple[str, int, str]] = set()
+        self._index = -1
+        self._statistics: dict[int, tuple[int, float]] = {}  # lines not yet included in another: round and rate
 
     def fault(self, kind: str, body: Mapping[str, Any]) -> str | None:
         """What is wrong with this line after the ones accepted before; None when it may stand (it is then accepted)."""
         if kind == "header":
             self._header = body
         if kind != "release":
+            self._index += 1
             return None
         line, number, result = body["line"], body["round"], body["result_hash"]
         mode = self._header["mode"]
@@ -159,8 +162,26 @@ class Order:
             return f"round {number} of line {line} is charged twice for the same result"
         if number <= self._latest.get(line, -1) and (line, number) not in self._rounds:
             return f"round {number} of line {line} comes after round {self._latest[line]}"
+        if what := self._sample_fault(body):
+            return what
+        self._index += 1
+        if line == "statistics":
+            self._statistics[self._index] = (number, body["sampling_rate"])
         self._epsilon = max(self._epsilon, body["epsilon"])
         self._latest[line] = max(number, self._latest.get(line, -1))
         self._rounds.add((line, number))
         self._releases.add((line, number, result))
+        return None
+
+    def _sample_fault(self, body: Mapping[str, Any]) -> str | None:
+        """A release of a sample that a statistic was taken of too: the account must know, and count that one once."""
+        key, index = (body["round"], body["sampling_rate"]), body.get("shares_sample_with")
+        if index is None:
+            hidden = [line for line, other in self._statistics.items() if other == key and key[1] < 1]
+            if body["line"] == "model" and hidden:
+                return f"a sample of the round of line {hidden[-1] + 1}, accounted as if it were another one"
+            return None
+        if body["line"] != "model" or body["steps"] != 1 or self._statistics.get(index) != key:
+            return f"shares_sample_with = {index}: no statistic of this round and rate that is still to be included"
+        del self._statistics[index]
         return None

@@ -10,7 +10,7 @@ A claim is compared with ``recompute.epsilon_upper_bound``. Both are upper bound
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class LedgerAudit:
 
     def epsilon_for(self, deltas: Sequence[float]) -> dict[float, float]:
         """ε recomputed at any δ in (0, 1); 0 where nothing was released."""
-        terms = tuple(_term(line.body) for line in self.charges())
+        terms = tuple(_terms(self.charges()))
         return {delta: _bound(terms, delta) if terms else 0.0 for delta in deltas}
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,14 +159,14 @@ def _audit_one(path: Path, key: str | None, head: Head | None, *, thorough: bool
     findings = [] if reading.fault is None else [Finding(path, reading.fault.line, reading.fault.what)]
     header = lines[0].body if lines else {}
     releases = [line for line in lines if line.kind == "release"]
-    terms = [_term(line.body) for line in releases]
+    terms = _terms(releases)
     recomputed = mu = None
     at: dict[float, float] = {}
     by_line: dict[str, float] = {}
     if releases:
         delta = float(header["delta"])
         recomputed = _bound(tuple(terms), delta)
-        findings.extend(_claims(path, releases, terms, delta, recomputed, thorough=thorough))
+        findings.extend(_claims(path, releases, delta, recomputed, thorough=thorough))
         findings.extend(_target(path, header, releases[-1], recomputed))
         at = {other: _bound(tuple(terms), other) for other in DELTAS if other < 1 / header["population"]}
         names = sorted({str(line.body["line"]) for line in releases})
@@ -193,9 +193,7 @@ def _audit_one(path: Path, key: str | None, head: Head | None, *, thorough: bool
     return ledger, findings
 
 
-def _claims(
-    path: Path, releases: list[LedgerLine], terms: list[Term], delta: float, last: float, *, thorough: bool
-) -> list[Finding]:
+def _claims(path: Path, releases: list[LedgerLine], delta: float, last: float, *, thorough: bool) -> list[Finding]:
     count = len(releases)
     chosen = (
         range(count) if thorough else sorted({0, count - 1, *(count * k // _CHECKPOINTS for k in range(_CHECKPOINTS))})
@@ -203,11 +201,12 @@ def _claims(
     findings = []
     for position in chosen:
         body = releases[position].body
-        value = last if position == count - 1 else _bound(tuple(terms[: position + 1]), delta)
+        so_far = _terms(releases[: position + 1])
+        value = last if position == count - 1 else _bound(tuple(so_far), delta)
         claim = float(body["epsilon"])
         limit = value * 1.01 + 1e-3
         if claim > limit:
-            limit = _loosest(body, terms[: position + 1], delta) * 1.01 + 1e-3
+            limit = _loosest(body, so_far, delta) * 1.01 + 1e-3
         if claim < value * (1 - 1e-3) - 1e-5 or claim > limit:
             what = f"claims epsilon {claim:.6g} after this release, recomputed {value:.6g} at delta {delta:.3g}"
             findings.append(Finding(path, releases[position].index + 1, what))
@@ -226,6 +225,18 @@ def _target(path: Path, header: Mapping[str, Any], last: LedgerLine, recomputed:
     if target is None or recomputed <= target * (1 + 1e-3) + 1e-5:
         return []
     return [Finding(path, last.index + 1, f"epsilon {recomputed:.6g} exceeds the target {target:g} of the header")]
+
+
+def _terms(releases: Sequence[LedgerLine]) -> list[Term]:
+    """What was released; a statistic of the same sample as another release is one Gaussian with it."""
+    found: dict[int, Term] = {}
+    for line in releases:
+        term, index = _term(line.body), line.body.get("shares_sample_with")
+        if index in found:
+            sigma = (term.sigma**-2 + found.pop(index).sigma ** -2) ** -0.5
+            term = replace(term, sigma=sigma)
+        found[line.index] = term
+    return list(found.values())
 
 
 def _term(body: Mapping[str, Any]) -> Term:
