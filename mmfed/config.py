@@ -16,7 +16,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.person_attributes import PersonAttributes
 from mmfed.scenario_file import read_scenario
 
-PrivacyMode = Literal["none", "user-central", "user-local", "record"]
+PrivacyMode = Literal["none", "user-central", "user-local", "user-ftrl", "record"]
 ModalityName = Literal["image", "text", "attributes", "audio", "video"]
 Precision = Literal["float32", "float16", "int8"]
 
@@ -382,8 +382,18 @@ class PrivacySection(_Section):
     participations: int | None = Field(
         default=None,
         ge=1,
-        description="user-local, record: rounds one device may join, enforced on the device; none: so many that 99.9 % "
-        "of the devices are never refused",
+        description="user-local, record, user-ftrl: rounds one device may join, enforced on the device; none: so many "
+        "that 99.9 % of the devices are never refused (user-ftrl: as the minimum separation allows)",
+    )
+    minimum_separation: int = Field(
+        default=10, ge=1, description="user-ftrl: rounds from one participation of a user to the next, at least"
+    )
+    bands: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="user-ftrl: bands of the noise's factor, at most minimum_separation; none: as many, up to 256. The "
+        "coordinator keeps a past row of noise in memory for each",
     )
     window: int = Field(default=10, ge=1, description="record mode: most interactions in one window")
     window_days: float = Field(default=7.0, gt=0, description="record mode: calendar span of a window")
@@ -399,6 +409,8 @@ class PrivacySection(_Section):
     def _one_of_two(self) -> PrivacySection:
         if self.mode != "none" and self.epsilon is None and self.noise_multiplier is None:
             raise ValueError("set privacy.epsilon or privacy.noise_multiplier")
+        if self.mode == "user-ftrl" and self.bands is not None and self.bands > self.minimum_separation:
+            raise ValueError("bands above minimum_separation void the sensitivity: lower privacy.bands")
         if self.clipping == "adaptive" and self.mode != "user-central":
             raise ValueError("clipping = 'adaptive' belongs to user-central: set mode = 'user-central', or 'fixed'")
         if self.task_clip_norm is not None and self.mode != "user-central":

@@ -65,7 +65,12 @@ def show_ratings(methods: Sequence[Mapping[str, Any]]) -> None:
     show(table)
 
 
-_UNITS = {"user-central": "one user", "user-local": "one user,\nworst device", "record": "one window,\nworst device"}
+_UNITS = {
+    "user-central": "one user",
+    "user-ftrl": "one user",
+    "user-local": "one user,\nworst device",
+    "record": "one window,\nworst device",
+}
 
 
 def _spent(statement: Mapping[str, Any] | None) -> str:

@@ -28,6 +28,7 @@ app = typer.Typer(
         "mmfed privacy plan --population 100000 --cohort 1000 --rounds 500 --noise-multiplier 0.7",
         "mmfed privacy plan --population 100000 --cohort 1000 --rounds 500 --epsilon 4 --clipping adaptive",
         "mmfed privacy plan --mode record --population 30 --cohort 10 --rounds 30 --epsilon 8",
+        "mmfed privacy plan --mode user-ftrl --population 100000 --rounds 500 --separation 50 --epsilon 8",
         "mmfed privacy plan --mode user-local --population 100000 --cohort 1000 --rounds 500 --epsilon 8",
     ),
 )
@@ -43,7 +44,7 @@ def plan(
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Default: N ** -1.1.")] = None,
     mode: Annotated[
-        Literal["user-central", "user-local", "record"],
+        Literal["user-central", "user-local", "user-ftrl", "record"],
         typer.Option(help="Whose data one unit is.", show_default=False),
     ] = "user-central",
     clipping: Annotated[
@@ -55,7 +56,16 @@ def plan(
     ] = "gaussian",
     participations: Annotated[
         int | None,
-        typer.Option(help="User-local mode: rounds one device may join; default: what 99.9 % of them stay below."),
+        typer.Option(
+            help="User-local, user-ftrl: rounds one device may join; default: what 99.9 % of them stay below, or what "
+            "the separation allows."
+        ),
+    ] = None,
+    separation: Annotated[
+        int, typer.Option(help="User-ftrl mode: rounds from one participation to the next (default 10).")
+    ] = 10,
+    bands: Annotated[
+        int | None, typer.Option(help="User-ftrl mode: bands of the noise's factor; default: the separation.")
     ] = None,
     window: Annotated[
         int, typer.Option(help="Record mode: most interactions in a window (default 10).", show_default=False)
@@ -68,6 +78,7 @@ def plan(
     """Compute the noise multiplier for an epsilon, or the epsilon of a noise multiplier (give exactly one)."""
     from mmfed.privacy import planning
     from mmfed.privacy.adaptive_clip import shared_noise
+    from mmfed.privacy.planning_banded import plan_banded
     from mmfed.privacy.planning_local import plan_local
     from mmfed.privacy.units import check_count, check_population, guarantee_for
 
@@ -78,6 +89,18 @@ def plan(
             windows=population,
             sampling_rate=min(1.0, planned / population),
             steps=rounds,
+            delta=delta,
+            epsilon=epsilon,
+            noise_multiplier=noise_multiplier,
+        )
+    elif mode == "user-ftrl":
+        found = plan_banded(
+            population=population,
+            cohort=cohort,
+            rounds=rounds,
+            separation=separation,
+            participations=participations,
+            bands=bands,
             delta=delta,
             epsilon=epsilon,
             noise_multiplier=noise_multiplier,
@@ -152,7 +175,9 @@ def plan(
             f"divided           {shared.update:.4f} on the update; {shared.bits:.4g} users, on the number of users "
             "within the clip norm"
         )
-    if mode == "user-local":
+    if mode == "user-ftrl":
+        say(f"participations    {found.releases} of one user at most, {found.cohort:g} users a round")
+    elif mode == "user-local":
         say(f"releases          {found.releases} of one device at most, {found.cohort:g} users a round")
     else:
         say(f"releases          {found.releases}, {found.cohort:g} {unit}s in each ({sampled})")

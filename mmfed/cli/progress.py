@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from mmfed.config import Config
     from mmfed.federated.strategy import RoundRecord
 
-_UNITS = {"user-central": "one user", "user-local": "one user, worst device", "record": "one window, worst device"}
+_UNITS = {
+    "user-central": "one user",
+    "user-ftrl": "one user",
+    "user-local": "one user, worst device",
+    "record": "one window, worst device",
+}
 _STAGES = {"loading": "loading the shop", "training": "training", "evaluation": "evaluating on the test split"}
 
 

@@ -18,9 +18,11 @@ from torch import Tensor
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import faults, tasks, wire
+from mmfed.federated.banded_release import BandedRelease
 from mmfed.federated.device_terms import device_noise
 from mmfed.federated.one_shot import band_ease, collect_one_shot, use_one_shot
 from mmfed.federated.optimiser import ServerOptimiser
+from mmfed.federated.participation import SeparatedSampler, banded_noise, banded_terms
 from mmfed.federated.progress import Observer, Progress
 from mmfed.federated.release import Release
 from mmfed.federated.run_config import read_run_config
@@ -28,10 +30,11 @@ from mmfed.federated.sampling import sampling_rate
 from mmfed.federated.strategy import CohortStrategy, RoundState
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.privacy.calibration import noise_multiplier_for
+from mmfed.privacy.keyed_noise import KeyedNoise
 from mmfed.privacy.keys import load_or_create_key
 from mmfed.privacy.ledger import Ledger, header_for
 from mmfed.privacy.mechanisms import SecureNoise, SeededNoise
-from mmfed.privacy.units import default_delta, guarantee_for
+from mmfed.privacy.units import CENTRAL_MODES, default_delta, guarantee_for
 from mmfed.records import RunFolder, write_text
 from mmfed.training.public import pretrained, pretraining_steps, public_update
 from mmfed.training.teacher import taught
@@ -74,6 +77,9 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     nodes = enrol(grid, config, run_id, workspace)
     population = sum(len(users) for users in nodes.values())
     rate = sampling_rate(config.federation.cohort, population)
+    sampler = _sampler(config, nodes)
+    if sampler is not None:
+        rate = sampler.planned / population
     sigma = planned_noise(config, population, rate)
     if observer is not None:
         observer.enrolled(population, rate, sigma)
@@ -109,8 +115,14 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
         )
     ledger = _ledger(config, run, run_id, population, key)
     try:
-        release = Release(config, ledger, sigma, planned_cohort=max(1, round(rate * population)))
-        release.restore({name[8:]: value for name, value in progress.tensors.items() if name.startswith("release.")})
+        kept = {name[8:]: value for name, value in progress.tensors.items() if name.startswith("release.")}
+        if sampler is not None and ledger is not None and sigma is not None:
+            release: Release = BandedRelease(config, ledger, sigma, key=key, run_id=run_id)
+            if "sampler.users" in kept:
+                sampler.restore({name[8:]: value for name, value in kept.items() if name.startswith("sampler.")})
+        else:
+            release = Release(config, ledger, sigma, planned_cohort=max(1, round(rate * population)))
+        release.restore(kept)
 
         def after_round(state: RoundState) -> bool:
             return progress.keep(state, observer)
@@ -122,6 +134,7 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
             catalogue=workspace.features.digest,
             shapes=shapes,
             release=release,
+            sampler=sampler,
             optimiser=optimiser,
             noise_multiplier=sigma or 0.0,
             after_round=after_round,
@@ -214,6 +227,8 @@ def planned_noise(config: Config, population: int, rate: float) -> float | None:
         raise MmfedError(ExitCode.PRIVACY, "neither privacy.epsilon nor privacy.noise_multiplier is set.", "set one.")
     delta = default_delta(population) if privacy.delta is None else privacy.delta
     rounds = config.federation.rounds
+    if privacy.mode == "user-ftrl":
+        return banded_noise(config, epsilon=privacy.epsilon, delta=delta)
     if privacy.mode == "user-central":
         return noise_multiplier_for(
             epsilon=privacy.epsilon,
@@ -225,12 +240,22 @@ def planned_noise(config: Config, population: int, rate: float) -> float | None:
     return device_noise(config, epsilon=privacy.epsilon, delta=delta, rate=rate)
 
 
+def _sampler(config: Config, nodes: Mapping[int, IntArray]) -> SeparatedSampler | None:
+    """User-ftrl: draws among those who may take part again."""
+    if config.privacy.mode != "user-ftrl":
+        return None
+    terms = banded_terms(config).participation
+    users = np.concatenate(list(nodes.values()))
+    return SeparatedSampler(users, terms, rounds=config.federation.rounds, wanted=config.federation.cohort)
+
+
 def _ledger(config: Config, run: RunFolder, run_id: str, population: int, key: Ed25519PrivateKey) -> Ledger | None:
     privacy = config.privacy
-    if privacy.mode != "user-central":
+    if privacy.mode not in CENTRAL_MODES:
         return None
-    guarantee = guarantee_for("user-central", population=population, delta=privacy.delta)
-    noise = SeededNoise(0).name if privacy.noise_source == "seeded" else SecureNoise().name
+    guarantee = guarantee_for(privacy.mode, population=population, delta=privacy.delta)
+    secure = KeyedNoise(key, run_id).name if privacy.mode == "user-ftrl" else SecureNoise().name
+    noise = SeededNoise(0).name if privacy.noise_source == "seeded" else secure
     header = header_for(
         guarantee,
         run_id=run_id,

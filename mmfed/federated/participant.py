@@ -28,6 +28,7 @@ from mmfed.federated.device_vault import device_vault
 from mmfed.federated.evaluation_round import check_evaluation, layout_of, metric_shapes, users_metrics
 from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
+from mmfed.federated.participation import ParticipationAccount
 from mmfed.federated.sealed_store import SealedStore
 from mmfed.federated.workspace import Workspace, histories_of, load_workspace
 from mmfed.models.base import Recommender
@@ -140,6 +141,12 @@ class Node:
             return self._train_records(chosen, work, task)
         if config.privacy.mode == "user-local":
             return self._train_locally(chosen, work, task)
+        if config.privacy.mode == "user-ftrl":
+            accounts = [
+                ParticipationAccount(self.state_folder, int(self.workspace.user_keys[user]), task, self.vault)
+                for user in chosen.tolist()
+            ]
+            chosen = chosen[np.array([one.takes_part() for one in accounts], dtype=bool)]
         store = self._store()
         if store is None:
             vectors = torch.zeros(len(chosen), self.model.private_dimensions)

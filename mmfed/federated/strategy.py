@@ -21,6 +21,7 @@ from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import faults, tasks, wire
 from mmfed.federated.optimiser import ServerOptimiser
+from mmfed.federated.participation import SeparatedSampler
 from mmfed.federated.release import Release
 from mmfed.federated.sampling import poisson_cohort, sampling_rate
 from mmfed.types import IntArray
@@ -87,6 +88,7 @@ class CohortStrategy(Strategy):
         public: what is sent beside the parameters and never comes back (``wire.public_shapes``).
         public_update: what the coordinator adds to a mean update, given the round's parameters (auxiliary tasks on
             public labels); nothing by default.
+        sampler: user-ftrl: who may take part again; None: Poisson cohorts.
         after_round: called with each round's state; checkpoints, validates, reports. Returns True to stop early.
     """
 
@@ -102,6 +104,7 @@ class CohortStrategy(Strategy):
         optimiser: ServerOptimiser,
         noise_multiplier: float,
         after_round: Callable[[RoundState], bool],
+        sampler: SeparatedSampler | None = None,
         public: Mapping[str, Tensor] | None = None,
         public_update: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda parameters: {},
     ) -> None:
@@ -120,6 +123,9 @@ class CohortStrategy(Strategy):
         self._public = dict(public or {})
         self.population = sum(len(users) for users in self._nodes.values())
         self.rate = sampling_rate(config.federation.cohort, self.population)
+        self._sampler = sampler
+        if sampler is not None:
+            self.rate = sampler.planned / self.population
         self._asked: dict[int, IntArray] = {}
 
     def summary(self) -> None:
@@ -132,14 +138,13 @@ class CohortStrategy(Strategy):
         del config
         self._asked = {}
         messages = []
+        seed, source = self._config.run.seed, self._config.privacy.noise_source
+        drawn = None if self._sampler is None else self._sampler.draw(server_round, seed=seed, source=source)
         for node, users in self._nodes.items():
-            cohort = poisson_cohort(
-                users,
-                self.rate,
-                seed=self._config.run.seed,
-                round_number=server_round,
-                source=self._config.privacy.noise_source,
-            )
+            if drawn is not None:
+                cohort = users[np.isin(users, drawn)]
+            else:
+                cohort = poisson_cohort(users, self.rate, seed=seed, round_number=server_round, source=source)
             if not len(cohort):
                 continue
             self._asked[node] = cohort
@@ -222,6 +227,11 @@ class CohortStrategy(Strategy):
         arrays = wire.encode(wire.unflatten(mean, self._shapes), self._shapes, dtype=np.float64)
         return arrays, MetricRecord({"realised": collected.realised, "refused-nodes": len(collected.refused)})
 
+    def _kept(self) -> dict[str, Tensor]:
+        """What release and sampler need to go on."""
+        sampler = {} if self._sampler is None else self._sampler.state()
+        return self._release.state() | {f"sampler.{name}": value for name, value in sampler.items()}
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -265,7 +275,7 @@ class CohortStrategy(Strategy):
                 epsilon=self._release.spent(),
                 validation=None,
             )
-            stop = self._after_round(RoundState(record, parameters, self._optimiser.state(), self._release.state()))
+            stop = self._after_round(RoundState(record, parameters, self._optimiser.state(), self._kept()))
             result.arrays = wire.encode(parameters, self._shapes)
             if stop:
                 break

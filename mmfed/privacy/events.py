@@ -11,12 +11,13 @@ from typing import Any, Literal
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy.accounting import GaussianRelease, PureRelease, Release, Sampling
 from mmfed.privacy.adaptive_clip import joined
+from mmfed.privacy.banded import banded_multiplier
 from mmfed.privacy.units import Guarantee, check_count, check_positive
 
 FORMAT = "mmfed-ledger-1"
 
 Line = Literal["model", "metrics", "statistics", "tuning"]
-Mechanism = Literal["gaussian", "dp-sgd", "laplace"]
+Mechanism = Literal["gaussian", "dp-sgd", "laplace", "banded", "participation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +102,13 @@ class ReleaseEvent:
     Args:
         round: round number, from 0.
         line: budget line.
-        mechanism: "gaussian", "dp-sgd" or "laplace".
+        mechanism: "gaussian", "dp-sgd", "laplace", "banded" (a round of correlated noise) or "participation" (of one
+            device in such a round).
         clip_norm: C.
-        noise_multiplier: σ (laplace: b) relative to C.
+        noise_multiplier: σ (laplace: b; banded: of the independent draws) relative to C.
         sampling, sampling_rate: how units were chosen.
-        steps: releases of this kind inside the event (record mode: DP-SGD steps).
+        steps: releases of this kind inside the event (record mode: DP-SGD steps; banded: participations of one user
+            that became possible with this round, often none).
         planned_cohort, realised_cohort: units meant to take part and that did (None: not to be told).
         weights: always "equal".
         dropouts: units that were chosen and did not answer.
@@ -113,6 +116,7 @@ class ReleaseEvent:
         result_hash: hex SHA-256 of the noised result.
         shares_sample_with: index of the statistics line of the same round that comes from the same sample of users:
             the two are accounted as one release.
+        banded: coefficients of the factor, minimum separation and cap on participations.
         sensitivity: how far two neighbours' contributions can be apart, in clip norms; 2 for replace-one.
     """
 
@@ -132,6 +136,7 @@ class ReleaseEvent:
     result_hash: str
     sensitivity: float = 1.0
     shares_sample_with: int | None = None
+    banded: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_positive("clip_norm", self.clip_norm)
@@ -145,7 +150,8 @@ class ReleaseEvent:
             raise MmfedError(
                 ExitCode.PRIVACY, f"result_hash = {self.result_hash!r}: not a hex SHA-256.", "use ledger.result_hash."
             )
-        self.release()
+        if self.mechanism != "banded" or self.steps != 0:
+            self.release()
 
     def release(self) -> Release:
         """What the accountant sees."""
@@ -165,7 +171,7 @@ def result_hash(result: Any) -> str:
 
 _NEVER = object()
 # A line without the field means this value.
-_ABSENT: Mapping[str, Any] = {"sensitivity": 1.0, "shares_sample_with": None}
+_ABSENT: Mapping[str, Any] = {"sensitivity": 1.0, "shares_sample_with": None, "banded": None}
 
 
 def joint_release(first: Release, second: Release) -> GaussianRelease:
@@ -192,6 +198,8 @@ def joint_release(first: Release, second: Release) -> GaussianRelease:
 def release_of(body: Mapping[str, Any]) -> Release:
     """The accountant's view of a release line."""
     effective = float(body["noise_multiplier"]) / float(body.get("sensitivity", 1.0))
+    if body["mechanism"] == "banded":
+        effective = banded_multiplier(effective, tuple(body["banded"]["coefficients"]))
     if body["mechanism"] == "laplace":
         return PureRelease(epsilon=1.0 / check_positive("noise_multiplier", effective), count=int(body["steps"]))
     return GaussianRelease(

@@ -167,10 +167,13 @@ class Ledger:
         """
         if self.is_charged(event):
             return self._charged[event.line, event.round, event.result_hash]
-        alone, partner = event.release(), self.partner(event.shares_sample_with, event.round)
-        after = self.accountant.epsilon_after(
-            alone if partner is None else joint_release(partner, alone), replacing=partner
-        )
+        if event.steps == 0:
+            after = self.accountant.epsilon()
+        else:
+            alone, partner = event.release(), self.partner(event.shares_sample_with, event.round)
+            after = self.accountant.epsilon_after(
+                alone if partner is None else joint_release(partner, alone), replacing=partner
+            )
         if not math.isfinite(after.value):
             raise MmfedError(
                 ExitCode.PRIVACY,
@@ -223,6 +226,8 @@ class Ledger:
         for event in self._lines:
             if event.kind != "release" or (line is not None and event.body["line"] != line):
                 continue
+            if event.body["steps"] == 0:
+                continue
             release, index = release_of(event.body), event.body.get("shares_sample_with")
             if index is not None and line is None:
                 release = joint_release(found.pop(index), release)
@@ -249,13 +254,15 @@ class Ledger:
 
     def _remember(self, line: LedgerLine) -> None:
         body = line.body
+        self._charged.setdefault((body["line"], body["round"], body["result_hash"]), line.index)
+        if body["steps"] == 0:
+            return
         release, index = release_of(body), body.get("shares_sample_with")
         if index is not None and (partner := self.partner(index, body["round"])) is not None:
             self.accountant.remove(partner)
             self._included.add(index)
             release = joint_release(partner, release)
         self.accountant.add(release)
-        self._charged.setdefault((body["line"], body["round"], body["result_hash"]), line.index)
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> LedgerLine:
         if self._descriptor < 0 or self._broken:

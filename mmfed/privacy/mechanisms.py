@@ -98,17 +98,22 @@ class SecureNoise:
     def standard_normal(self, size: int, *, round_number: int, purpose: str) -> FloatArray:
         """``size`` samples; round and purpose do not enter."""
         del round_number, purpose
-        cipher = Cipher(algorithms.ChaCha20(secrets.token_bytes(32), bytes(16)), mode=None).encryptor()
-        samples = np.empty(size)
-        for start in range(0, size, _CHUNK):
-            width = min(_CHUNK, size - start)
-            pairs = width * _DRAWS // 2
-            words = np.frombuffer(cipher.update(bytes(16 * pairs)), dtype="<u8").reshape(2, pairs)
-            radius = np.sqrt(-2.0 * np.log(((words[0] >> np.uint64(11)) + np.uint64(1)) * 2.0**-53))
-            angle = (2.0 * math.pi * 2.0**-53) * (words[1] >> np.uint64(11))
-            draws = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)]).reshape(_DRAWS, width)
-            samples[start : start + width] = draws.sum(axis=0) / math.sqrt(_DRAWS)
-        return samples
+        return stream_normals(secrets.token_bytes(32), size)
+
+
+def stream_normals(key: bytes, size: int) -> FloatArray:
+    """Standard normal samples from the ChaCha20 key stream under a 32-byte key that is used for nothing else."""
+    cipher = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+    samples = np.empty(size)
+    for start in range(0, size, _CHUNK):
+        width = min(_CHUNK, size - start)
+        pairs = width * _DRAWS // 2
+        words = np.frombuffer(cipher.update(bytes(16 * pairs)), dtype="<u8").reshape(2, pairs)
+        radius = np.sqrt(-2.0 * np.log(((words[0] >> np.uint64(11)) + np.uint64(1)) * 2.0**-53))
+        angle = (2.0 * math.pi * 2.0**-53) * (words[1] >> np.uint64(11))
+        draws = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)]).reshape(_DRAWS, width)
+        samples[start : start + width] = draws.sum(axis=0) / math.sqrt(_DRAWS)
+    return samples
 
 
 class GaussianMechanism:

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from mmfed.errors import ExitCode, MmfedError
 
-Mode = Literal["none", "user-central", "user-local", "record"]
+Mode = Literal["none", "user-central", "user-local", "user-ftrl", "record"]
 DEVICE_MODES: tuple[Mode, ...] = ("user-local", "record")  # every device adds its own noise and keeps its own ledger
+CENTRAL_MODES: tuple[Mode, ...] = ("user-central", "user-ftrl")  # the coordinator adds the noise and keeps the ledger
 
 _ONE_USER = "one user (everything the user ever did)"
 _NOT_COVERED = (
@@ -72,7 +73,7 @@ def guarantee_for(
     """The guarantee of a privacy mode.
 
     Args:
-        mode: "none", "user-central", "user-local" or "record".
+        mode: "none", "user-central", "user-local", "user-ftrl" or "record".
         epsilon: spent or targeted ε, nats; None stands for "no bound" (infinity).
         population: N that δ refers to: enrolled users (user modes); records (record).
         delta: None takes ``default_delta(population)``.
@@ -113,6 +114,20 @@ def guarantee_for(
             unit=_ONE_USER,
             adjacency="add/remove one user",
             trust="the server is trusted to add the noise and to keep single updates to itself",
+            covered=("every release of the shared model",),
+            not_covered=_NOT_COVERED,
+            epsilon=bound,
+            delta=delta,
+            delta_reason=f"{reason}, N = {population} enrolled users",
+        )
+    if mode == "user-ftrl":
+        return Guarantee(
+            mode=mode,
+            unit=_ONE_USER,
+            adjacency="zero-out of one user (all the user's updates of the run)",
+            trust="the server is trusted to add the noise and to keep single updates to itself; nothing is claimed of "
+            "how users are drawn, only that each takes part no more often and no sooner again than promised, which "
+            "the devices enforce",
             covered=("every release of the shared model",),
             not_covered=_NOT_COVERED,
             epsilon=bound,

@@ -157,7 +157,7 @@ def _epsilon_notes(facts: RunFacts) -> list[str]:
     if not facts.curves:
         return ["No release is charged in the ledgers of this run."]
     notes = []
-    if facts.devices:
+    if facts.devices and facts.mode != "user-ftrl":
         notes.append(
             f"Every one of the {facts.devices} devices keeps its own ledger; ε counts "
             f"{'one window of interactions, not a person' if facts.mode == 'record' else 'one person'}. "

@@ -11,7 +11,7 @@ from typing import Any
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy.audit.ledgers import AuditResult, Finding
-from mmfed.privacy.units import DEVICE_MODES
+from mmfed.privacy.units import CENTRAL_MODES, DEVICE_MODES
 from mmfed.records import RunFolder, read_lines, write_json
 
 EMPIRICAL = "empirical.json"
@@ -49,12 +49,12 @@ def read_empirical(run: RunFolder) -> Mapping[str, Any] | None:
 def against_rounds(run: RunFolder, config: Config, audit: AuditResult) -> AuditResult:
     """The audit with a finding where the run recorded rounds that no ledger charges: a ledger is missing, or was cut.
 
-    User-central: every recorded round has a release at the coordinator. User-local and record: as every update that
-    reached a sum was charged on its device, there are at least as many releases as updates.
+    User-central: every recorded round has a release at the coordinator. User-local, record and user-ftrl: as every
+    update that reached a sum was charged on its device, there are at least as many releases as updates.
     """
     records = read_lines(run.metrics)
     findings = list(audit.findings)
-    if config.privacy.mode == "user-central" and records:
+    if config.privacy.mode in CENTRAL_MODES and records:
         own = next((one for one in audit.ledgers if one.path == run.ledger), None)
         rounds = len(records)
         due = 2 * rounds if config.privacy.clipping == "adaptive" else rounds  # the quantile is a release of its own
@@ -63,7 +63,7 @@ def against_rounds(run: RunFolder, config: Config, audit: AuditResult) -> AuditR
         elif own.holds and own.releases < due:
             what = f"{own.releases} releases, though the run recorded {rounds} rounds (it was cut, or is an old copy)"
             findings.append(Finding(run.ledger, None, what))
-    if config.privacy.mode in DEVICE_MODES:
+    if config.privacy.mode in (*DEVICE_MODES, "user-ftrl"):
         updates = sum(int(record["realised"]) for record in records)
         devices = [one for one in audit.ledgers if run.devices in one.path.parents]
         releases = sum(one.releases for one in devices)

@@ -33,7 +33,7 @@ from mmfed.models.base import Recommender
 from mmfed.models.baselines.base import needed_content
 from mmfed.models.baselines.registry import build_baseline
 from mmfed.models.scoring import ModelScorer
-from mmfed.privacy.units import DEVICE_MODES, Guarantee, guarantee_for
+from mmfed.privacy.units import CENTRAL_MODES, DEVICE_MODES, Guarantee, guarantee_for
 from mmfed.records import RunFolder, read_lines, write_json, write_text
 from mmfed.simulation.assess import Assessed, assess, assess_baselines, assess_rating_baselines, assess_ratings
 from mmfed.simulation.centralised import run_centralised
@@ -157,11 +157,11 @@ def guarantee_of(run: RunFolder, config: Config, population: int) -> Guarantee:
     privacy = config.privacy
     if privacy.mode == "none":
         return guarantee_for("none")
-    if privacy.mode == "user-central":
+    if privacy.mode in CENTRAL_MODES:
         lines = read_lines(run.ledger)
         header = lines[0]["body"] if lines else {"population": population}
         spent = _claimed(lines)
-        return guarantee_for("user-central", epsilon=spent, population=int(header["population"]), delta=privacy.delta)
+        return guarantee_for(privacy.mode, epsilon=spent, population=int(header["population"]), delta=privacy.delta)
     record = privacy.mode == "record"
     return guarantee_for(
         privacy.mode,
@@ -437,6 +437,7 @@ def _privacy_label(config: Config) -> str:
     return {
         "none": "no privacy",
         "user-central": "user-level DP",
+        "user-ftrl": "user-level DP, correlated noise",
         "user-local": "user-level DP, trusting nobody",
         "record": "record-level DP (Opacus)",
     }[config.privacy.mode]

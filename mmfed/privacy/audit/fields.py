@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mmfed.privacy.audit.banded import BandedOrder, banded_fields
+
 Check = Callable[[Any], bool]
 
 _HEX = set("0123456789abcdef")
@@ -51,7 +53,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "header": {
         "format": _one_of("mmfed-ledger-1"),
         "run_id": _text,
-        "mode": _one_of("user-central", "user-local", "record"),
+        "mode": _one_of("user-central", "user-local", "user-ftrl", "record"),
         "unit": _text,
         "adjacency": _text,
         "trust": _text,
@@ -70,12 +72,12 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "release": {
         "round": _whole(0),
         "line": _one_of("model", "metrics", "statistics", "tuning"),
-        "mechanism": _one_of("gaussian", "dp-sgd", "laplace"),
+        "mechanism": _one_of("gaussian", "dp-sgd", "laplace", "banded", "participation"),
         "clip_norm": _positive,
         "noise_multiplier": _positive,
         "sampling": _one_of("poisson", "full"),
         "sampling_rate": lambda value: _number(value) and 0 < value <= 1,
-        "steps": _whole(1),
+        "steps": _whole(0),
         "planned_cohort": _whole(1),
         "realised_cohort": _or_null(_whole(0)),
         "weights": _one_of("equal"),
@@ -89,8 +91,15 @@ _FIELDS: dict[str, dict[str, Check]] = {
     },
     "refusal": {"reason": _text, "by": _text, "round": _or_null(_whole(0))},
 }
-_OPTIONAL: dict[str, dict[str, Check]] = {"release": {"sensitivity": _positive, "shares_sample_with": _whole(1)}}
-_MECHANISMS = {"user-central": ("gaussian",), "user-local": ("gaussian", "laplace"), "record": ("dp-sgd",)}
+_OPTIONAL: dict[str, dict[str, Check]] = {
+    "release": {"sensitivity": _positive, "shares_sample_with": _whole(1), "banded": banded_fields}
+}
+_MECHANISMS = {
+    "user-central": ("gaussian",),
+    "user-local": ("gaussian", "laplace"),
+    "user-ftrl": ("banded", "participation"),
+    "record": ("dp-sgd",),
+}
 _LOCAL_SENSITIVITY = 2.0  # replace-one, in clip norms: nothing less is believed of user-local
 
 
@@ -111,6 +120,8 @@ def fault_in_body(kind: str, body: Mapping[str, Any]) -> str | None:
             return f"{kind}.{name} = {str(value)[:60]!r} is not allowed"
     if kind == "header" and body["delta"] >= 1 / body["population"]:
         return f"header.delta = {body['delta']!r} is not below 1/N = {1 / body['population']:.3g}"
+    if kind == "release" and body["steps"] == 0 and body["mechanism"] != "banded":
+        return "release.steps = 0: a release of nothing"
     if kind == "release" and body["sampling"] == "full" and body["sampling_rate"] != 1:
         return f"release.sampling_rate = {body['sampling_rate']!r} with full participation"
     return None
@@ -139,6 +150,7 @@ class Order:
         self._rounds: set[tuple[str, int]] = set()
         self._releases: set[tuple[str, int, str]] = set()
         self._index = -1
+        self._banded = BandedOrder()
         self._statistics: dict[int, tuple[int, float]] = {}  # lines not yet included in another: round and rate
 
     def fault(self, kind: str, body: Mapping[str, Any]) -> str | None:
@@ -152,7 +164,7 @@ class Order:
         mode = self._header["mode"]
         if body["mechanism"] not in _MECHANISMS[mode]:
             return f"mechanism {body['mechanism']} in mode {mode}"
-        if what := _local_fault(mode, body):
+        if what := _local_fault(mode, body) or self._banded.fault(body):
             return what
         if body["epsilon_delta"] != self._header["delta"]:
             return f"epsilon is claimed at delta {body['epsilon_delta']!r}, the header says {self._header['delta']!r}"

@@ -9,6 +9,7 @@ A claim is compared with ``recompute.epsilon_upper_bound``. Both are upper bound
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -231,6 +232,8 @@ def _terms(releases: Sequence[LedgerLine]) -> list[Term]:
     """What was released; a statistic of the same sample as another release is one Gaussian with it."""
     found: dict[int, Term] = {}
     for line in releases:
+        if line.body["steps"] == 0:
+            continue
         term, index = _term(line.body), line.body.get("shares_sample_with")
         if index in found:
             sigma = (term.sigma**-2 + found.pop(index).sigma ** -2) ** -0.5
@@ -241,6 +244,8 @@ def _terms(releases: Sequence[LedgerLine]) -> list[Term]:
 
 def _term(body: Mapping[str, Any]) -> Term:
     relative = float(body["noise_multiplier"]) / float(body.get("sensitivity", 1.0))
+    if body["mechanism"] == "banded":  # one participation moves a column of the factor
+        relative /= math.hypot(*body["banded"]["coefficients"])
     return Term(relative, float(body["sampling_rate"]), int(body["steps"]), pure=body["mechanism"] == "laplace")
 
 
