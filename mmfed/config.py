@@ -343,6 +343,15 @@ class CentralisedSection(_Section):
     weight_decay: float = Field(default=1e-4, ge=0, description="L2, in Adam's gradient")
 
 
+class LinesSection(_Section):
+    """Bounds on ε by budget line, besides the target on all of them together."""
+
+    model: float | None = Field(default=None, gt=0, description="releases of the shared model")
+    metrics: float | None = Field(default=None, gt=0, description="figures of quality taken from devices")
+    statistics: float | None = Field(default=None, gt=0, description="quantiles, popularity and the like")
+    tuning: float | None = Field(default=None, gt=0, description="choices made from private figures")
+
+
 class PrivacySection(_Section):
     """What is promised, to whom, and the noise that keeps it (PRIVACY table in docs/privacy.md)."""
 
@@ -401,6 +410,7 @@ class PrivacySection(_Section):
     record_sample_rate: float = Field(
         default=0.5, gt=0, le=1, description="record mode: Poisson rate of windows on the device"
     )
+    lines: LinesSection = LinesSection()
     noise_source: Literal["seeded", "csprng"] = Field(
         default="seeded", description="seeded noise protects nobody: simulation only"
     )

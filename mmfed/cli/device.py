@@ -25,11 +25,20 @@ StateArgument = Annotated[Path, typer.Argument(metavar="STATE_DIR", show_default
     short_help="What is held, sealed or in clear.",
     epilog=examples("mmfed device show /var/lib/mmfed/state", "mmfed device show /var/lib/mmfed/state --format json"),
 )
-def show(folder: StateArgument, output: FormatOption = Format.TEXT) -> None:
-    """Tell what the device's STATE_DIR holds, and whether it is sealed. No key is needed, and nothing private shown."""
+def show(
+    folder: StateArgument,
+    delta: Annotated[
+        float, typer.Option(help="At which epsilon over all runs is counted (the device's total-delta).")
+    ] = 1e-6,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Tell what the device's STATE_DIR holds, whether it is sealed, and what epsilon is spent and left.
+
+    No key is needed, and nothing private is shown.
+    """
     from mmfed.federated.device_state import device_state
 
-    state = device_state(folder)
+    state = device_state(folder, delta=delta)
     if output is Format.JSON:
         emit(asdict(state) | {"folder": str(folder), "sealed": state.sealed})
         return
@@ -47,6 +56,16 @@ def show(folder: StateArgument, output: FormatOption = Format.TEXT) -> None:
         say(
             f"  run {run.run}, {run.node}: vectors of {run.sealed_users} users sealed, {run.ledgers} ledgers "
             f"(readable, for auditors){clear}"
+        )
+        if run.mode:
+            left = (
+                "no bound" if run.target is None else f"{max(0.0, run.target - run.spent):.4g} left of {run.target:g}"
+            )
+            say(f"    {run.mode}: epsilon {run.spent:.4g} charged by the worst user, {left}; {run.refusals} refusals")
+    if any(run.ledgers for run in state.runs):
+        say(
+            f"  over all runs, worst user: epsilon {state.totals['user']:.4g} for the person, "
+            f"{state.totals['interaction']:.4g} for one interaction, at delta {state.total_delta:.3g}"
         )
 
 

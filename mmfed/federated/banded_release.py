@@ -16,6 +16,7 @@ from mmfed.federated.participation import banded_terms
 from mmfed.federated.release import Release
 from mmfed.privacy.accounting import GaussianRelease
 from mmfed.privacy.banded import CorrelatedNoise
+from mmfed.privacy.budget_lines import admit
 from mmfed.privacy.keyed_noise import KeyedNoise
 from mmfed.privacy.ledger import Ledger, ReleaseEvent, result_hash
 from mmfed.privacy.mechanisms import NoiseSource, SeededNoise
@@ -110,6 +111,7 @@ class BandedRelease(Release):
                 one = event.release()
                 if isinstance(one, GaussianRelease):
                     self._budget.admit(one, round_number=round_number)
+            admit(self._own, [event], self._lines)
             self._own.charge(event)
         self._attempts.append(attempt)
         past.keep(row)

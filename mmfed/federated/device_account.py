@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.device_terms import device_event, device_header
+from mmfed.federated.lifetime import Lifetime
 from mmfed.federated.tasks import Task
+from mmfed.privacy.budget_lines import refusal
 from mmfed.privacy.keys import load_or_create_key, load_or_create_sealed_key
 from mmfed.privacy.ledger import Ledger, result_hash
 from mmfed.privacy.local import LocalMechanism
@@ -27,11 +30,14 @@ class DeviceAccount:
         key: the user's key.
         task: the round's work; fixes σ, rate and steps.
         vault: of a real device; keeps the signing key. The ledger itself stays readable for auditors.
+        lifetime: the owner's bound over all runs; None for none.
     """
 
-    def __init__(self, folder: Path, key: int, task: Task, vault: Vault | None = None) -> None:
+    def __init__(
+        self, folder: Path, key: int, task: Task, vault: Vault | None = None, lifetime: Lifetime | None = None
+    ) -> None:
         privacy = task.config.privacy
-        self._task = task
+        self._task, self._key, self._lifetime = task, key, lifetime
         self._path = folder / "ledgers" / f"{key:016x}.jsonl"
         pem = folder / "key.pem"
         self._signer = load_or_create_key(pem) if vault is None else load_or_create_sealed_key(pem, vault)
@@ -82,7 +88,8 @@ class DeviceAccount:
         if not np.isfinite(update).all():
             raise MmfedError(ExitCode.PRIVACY, "a device's update is not finite.", "lower training.learning_rate.")
         event = device_event(self._task, result_hash(update))
-        with Ledger.resume(self._path, self._header, self._signer) as ledger:
+        lock = nullcontext() if self._lifetime is None else self._lifetime.locked()
+        with lock, Ledger.resume(self._path, self._header, self._signer) as ledger:
             if not ledger.is_charged(event) and not self._affords(ledger):
                 return False
             ledger.charge(event)
@@ -95,6 +102,12 @@ class DeviceAccount:
         cap = privacy.participations
         if cap is not None and len(rounds - {self._task.round_number}) >= cap:
             reason = f"this device took part in {len(rounds)} rounds, of at most {cap} (privacy.participations)"
+            ledger.refuse(reason, by="device", round_number=self._task.round_number)
+            return False
+        reason = refusal(ledger, [device_event(self._task)], privacy.lines.model_dump())
+        if reason is None and self._lifetime is not None:
+            reason = self._lifetime.refusal(self._key, privacy.mode, self._release)
+        if reason is not None:
             ledger.refuse(reason, by="device", round_number=self._task.round_number)
             return False
         target = privacy.epsilon

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from mmfed.encoders.sealed_cache import OWN_CONTENT
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.federated.lifetime import DEFAULT_DELTA, Unit, total_spent, users_of
 from mmfed.privacy.key_source import Keystore, key_source, wipe
 from mmfed.privacy.vault import KEYS_FILE, MOST_SEALS, SUFFIX, half_written, locked, sealed_files
 from mmfed.privacy.wrapped_keys import WrappedKeys
-from mmfed.records import storage_faults, sync_folder
+from mmfed.records import read_lines, storage_faults, sync_folder
 
 _NODES = "*/node-*-of-*"
 
@@ -27,6 +28,10 @@ class HeldRun:
         sealed_users: users whose vectors are sealed.
         plain: private files in clear.
         ledgers: privacy accounts, never sealed.
+        mode: privacy mode of those; "" without any.
+        spent: largest ε that a user has charged in the run, nats.
+        target: the run's bound on it; None for none.
+        refusals: rounds that the device refused.
     """
 
     run: str
@@ -34,6 +39,15 @@ class HeldRun:
     sealed_users: int
     plain: int
     ledgers: int
+    mode: str = ""
+    spent: float = 0.0
+    target: float | None = None
+    refusals: int = 0
+
+    @property
+    def left(self) -> float | None:
+        """ε that the run's bound leaves its worst user, nats; None without one."""
+        return None if self.target is None else max(0.0, self.target - self.spent)
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class DeviceState:
         seals: how many records the data key may have sealed, of ``most_seals``.
         rotating: whether a rotation was interrupted.
         own_content: sealed records of people's encoded content.
+        totals: over all runs, largest ε of one user, and of one interaction; nats, at ``total_delta``.
     """
 
     folder: Path
@@ -54,6 +69,8 @@ class DeviceState:
     rotating: bool
     runs: tuple[HeldRun, ...]
     own_content: int
+    totals: dict[str, float]
+    total_delta: float
 
     @property
     def sealed(self) -> bool:
@@ -80,8 +97,11 @@ class Forgotten:
     secret_left: bool
 
 
-def device_state(folder: Path) -> DeviceState:
+def device_state(folder: Path, *, delta: float = DEFAULT_DELTA) -> DeviceState:
     """Look at a state folder; no key is needed.
+
+    Args:
+        delta: at which what was spent over all runs is counted.
 
     Raises:
         MmfedError: it is none, or its wrapped keys are damaged.
@@ -96,6 +116,8 @@ def device_state(folder: Path) -> DeviceState:
         rotating=keys is not None and len(keys.keys) > 1,
         runs=tuple(_held(node) for node in sorted(folder.glob(_NODES)) if node.is_dir()),
         own_content=sum(1 for _ in sealed_files(folder / OWN_CONTENT)),
+        totals={unit: _largest_total(folder, unit, delta) for unit in ("user", "interaction")},
+        total_delta=delta,
     )
 
 
@@ -154,7 +176,26 @@ def _check(folder: Path) -> None:
 
 def _held(node: Path) -> HeldRun:
     sealed = [path for path in sealed_files(node / "vectors") if path.name.removesuffix(SUFFIX).isdigit()]
-    return HeldRun(node.parent.name, node.name, len(sealed), len(list(_plain(node))), len(list(_ledgers(node))))
+    ledgers = [read_lines(path) for path in _ledgers(node)]
+    header = ledgers[0][0]["body"] if ledgers and ledgers[0] else {}
+    lines = [line for ledger in ledgers for line in ledger]
+    charged = [float(line["body"]["epsilon"]) for line in lines if line["kind"] == "release"]
+    return HeldRun(
+        node.parent.name,
+        node.name,
+        len(sealed),
+        len(list(_plain(node))),
+        len(ledgers),
+        mode=str(header.get("mode", "")),
+        spent=max(charged, default=0.0),
+        target=header.get("target_epsilon"),
+        refusals=sum(line["kind"] == "refusal" for line in lines),
+    )
+
+
+def _largest_total(folder: Path, unit: Unit, delta: float) -> float:
+    users = users_of(folder)
+    return max((total_spent(folder, user, unit=unit, delta=delta) for user in users), default=0.0)
 
 
 def _ledgers(folder: Path) -> Iterator[Path]:

@@ -27,6 +27,7 @@ from mmfed.federated.device_store import DeviceStore, PrivateVectors
 from mmfed.federated.device_vault import device_vault
 from mmfed.federated.evaluation_round import check_evaluation, layout_of, metric_shapes, users_metrics
 from mmfed.federated.faults import faults_as_replies
+from mmfed.federated.lifetime import Lifetime, lifetime_of
 from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
 from mmfed.federated.participation import ParticipationAccount
 from mmfed.federated.sealed_store import SealedStore
@@ -96,6 +97,7 @@ class Node:
         workspace: catalogue and interactions.
         users: indices of the node's users in the workspace.
         state_folder: private state of this node's users.
+        lifetime: the owner's bound on ε over all runs; None for none.
         vault: what seals that state on a real device; None keeps it in clear (a simulation).
     """
 
@@ -103,6 +105,7 @@ class Node:
     users: IntArray
     state_folder: Path
     vault: Vault | None = None
+    lifetime: Lifetime | None = None
     model: Recommender = field(init=False)
     shapes: wire.Shapes = field(init=False)
     keys: IntArray = field(init=False)
@@ -143,7 +146,9 @@ class Node:
             return self._train_locally(chosen, work, task)
         if config.privacy.mode == "user-ftrl":
             accounts = [
-                ParticipationAccount(self.state_folder, int(self.workspace.user_keys[user]), task, self.vault)
+                ParticipationAccount(
+                    self.state_folder, int(self.workspace.user_keys[user]), task, self.vault, self.lifetime
+                )
                 for user in chosen.tolist()
             ]
             chosen = chosen[np.array([one.takes_part() for one in accounts], dtype=bool)]
@@ -222,7 +227,9 @@ class Node:
         for start in range(0, len(chosen), most):
             accounts, devices = [], []
             for user in chosen[start : start + most].tolist():
-                account = DeviceAccount(self.state_folder, int(self.workspace.user_keys[user]), task, self.vault)
+                account = DeviceAccount(
+                    self.state_folder, int(self.workspace.user_keys[user]), task, self.vault, self.lifetime
+                )
                 if account.admits():
                     accounts.append(account)
                     devices.append(Device(self._windows(user, work), account.noise, account.sample_key))
@@ -248,7 +255,9 @@ class Node:
         realised, store = 0, self._store()
         train = train_users if task.config.training.engine == "reference" else train_cohort
         for user in chosen.tolist():
-            account = DeviceAccount(self.state_folder, int(self.workspace.user_keys[user]), task, self.vault)
+            account = DeviceAccount(
+                self.state_folder, int(self.workspace.user_keys[user]), task, self.vault, self.lifetime
+            )
             if not account.admits():
                 continue
             one, place = np.array([user]), self._place(np.array([user]))
@@ -276,6 +285,9 @@ class Node:
         if self.vault is None:
             return DeviceStore(folder, users=users, dimensions=dimensions)
         return SealedStore(folder, users=users, dimensions=dimensions, vault=self.vault)
+
+    def _key(self, user: int) -> int:
+        return int(self.workspace.user_keys[user])
 
     def _place(self, chosen: IntArray) -> IntArray:
         return np.searchsorted(self.users, chosen)
@@ -309,17 +321,17 @@ def node_for(
     check_policy(settings, config)
     partition = int(settings.get("partition-id", 0)), int(settings.get("num-partitions", 1))
     state = (state_folder or Path(str(settings.get("state-dir", "~/.local/state/mmfed"))).expanduser()).absolute()
-    vault = device_vault(settings, state)
+    vault, lifetime = device_vault(settings, state), lifetime_of(settings, state, config.privacy.mode)
     if vault is not None:  # whatever the coordinator asks, people's interactions get no second copy, in clear
         in_memory = config.data.model_copy(update={"on_disk": "never"})
         config = config.model_copy(update={"data": in_memory})
     folder = state / task.run_id / f"node-{partition[0]}-of-{partition[1]}"
     workspace = load_workspace(config, own_vault=vault)
-    held = (id(workspace), partition, str(folder), config.model, os.getpid())
+    held = (id(workspace), partition, str(folder), config.model, os.getpid(), lifetime)
     node = _NODES.get(held)
     if node is None:
         users = partition_users(workspace.shop.interactions.user_count, partition[1], partition[0])
-        node = Node(workspace, np.sort(users), folder, vault)
+        node = Node(workspace, np.sort(users), folder, vault, lifetime)
         if len(_NODES) >= 64:
             _NODES.clear()
         _NODES[held] = node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from mmfed.config import Config
 from mmfed.federated.device_terms import device_header
+from mmfed.federated.lifetime import Lifetime
 from mmfed.federated.sampling import poisson_cohort
 from mmfed.federated.tasks import Task
 from mmfed.privacy.banded import MOST_BANDS, Participation, banded_coefficients, banded_multiplier, column_norm
+from mmfed.privacy.budget_lines import refusal
 from mmfed.privacy.keys import load_or_create_key, load_or_create_sealed_key
 from mmfed.privacy.ledger import Ledger, ReleaseEvent
 from mmfed.privacy.local import analytic_gaussian
@@ -120,8 +123,10 @@ class ParticipationAccount:
     The server adds the noise; the device writes down that it took part, and what that costs at the promised noise.
     """
 
-    def __init__(self, folder: Path, key: int, task: Task, vault: Vault | None = None) -> None:
-        self._task = task
+    def __init__(
+        self, folder: Path, key: int, task: Task, vault: Vault | None = None, lifetime: Lifetime | None = None
+    ) -> None:
+        self._task, self._key, self._lifetime = task, key, lifetime
         self._path = folder / "ledgers" / f"{key:016x}.jsonl"
         pem = folder / "key.pem"
         self._signer = load_or_create_key(pem) if vault is None else load_or_create_sealed_key(pem, vault)
@@ -141,11 +146,14 @@ class ParticipationAccount:
         event = replace(
             self._event(), result_hash=hashlib.sha256(f"{task.run_id} round {task.round_number}".encode()).hexdigest()
         )
-        with Ledger.resume(self._path, self._header, self._signer) as ledger:
+        lock = nullcontext() if self._lifetime is None else self._lifetime.locked()
+        with lock, Ledger.resume(self._path, self._header, self._signer) as ledger:
             if ledger.is_charged(event):
                 return True
             rounds = [one.body["round"] for one in ledger.events if one.kind == "release"]
-            reason = None
+            reason = refusal(ledger, [event], privacy.lines.model_dump())
+            if reason is None and self._lifetime is not None:
+                reason = self._lifetime.refusal(self._key, privacy.mode, event.release())
             after = ledger.accountant.epsilon_after(event.release()).value
             if len(rounds) >= terms.most:
                 reason = f"this device took part {len(rounds)} times, of at most {terms.most}"

@@ -13,6 +13,7 @@ from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy.adaptive_clip import BIT_NORM, AdaptiveClip, shared_noise
 from mmfed.privacy.budget import Budget
+from mmfed.privacy.budget_lines import admit
 from mmfed.privacy.events import joint_release
 from mmfed.privacy.ledger import Ledger, ReleaseEvent, result_hash
 from mmfed.privacy.mechanisms import GaussianMechanism, NoiseSource, SecureNoise, SeededNoise
@@ -53,6 +54,7 @@ class Release:
                 bits=shared.bits,
                 noise=self._noise,
             )
+        self._lines: Mapping[str, float | None] = privacy.lines.model_dump()
         target = privacy.epsilon
         self._budget = (
             Budget(target_epsilon=target, ledger=self._ledger)
@@ -152,6 +154,7 @@ class Release:
                 whole = joint_release(statistic.release(), whole)
                 paid = statistic.release() if ledger.is_charged(statistic) else None  # killed between the two charges
             self._budget.admit(whole, round_number=event.round, replacing=paid)
+        admit(ledger, [event] if statistic is None else [statistic, event], self._lines)
         if statistic is not None:
             event = replace(event, shares_sample_with=ledger.charge(statistic))
         ledger.charge(event)

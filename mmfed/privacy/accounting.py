@@ -26,7 +26,9 @@ from mmfed.privacy.skellam import SkellamRelease, skellam_rdp
 from mmfed.privacy.units import check_count, check_delta, check_positive, check_rate
 
 Sampling = Literal["poisson", "full"]
-Counts = tuple[tuple[tuple[float, ...], int], ...]  # (kind, count), in order of first appearance; kind: (σ, q, …), (ε0,)
+Counts = tuple[
+    tuple[tuple[float, ...], int], ...
+]  # (kind, count), in order of first appearance; kind: (σ, q, …) or (ε0,)
 
 DISCRETISATION = 1e-4
 _ORDERS = (*range(2, 33), *range(36, 65, 4), *range(72, 129, 8), 160, 192, 256, 384, 512, 1024)

@@ -10,6 +10,10 @@ from mmfed.reports.privacy_words import PrivacyWords, statement_words
 _MECHANISMS = {
     "gaussian": "Gaussian noise on a sum of updates, each clipped as a whole by the device that sends it",
     "dp-sgd": "DP-SGD on the device: every record's gradient is clipped, Gaussian noise is added before it leaves",
+    "laplace": "Laplace noise that the device adds to its whole update, clipped in L1, before it leaves",
+    "banded": "Correlated Gaussian noise on sums of clipped updates: the whole run is one release, charged as more "
+    "participations of one user become possible",
+    "participation": "One user's participation in a round of correlated noise, as the device itself counts it",
 }
 
 
