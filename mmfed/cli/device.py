@@ -62,10 +62,13 @@ def show(
                 "no bound" if run.target is None else f"{max(0.0, run.target - run.spent):.4g} left of {run.target:g}"
             )
             say(f"    {run.mode}: epsilon {run.spent:.4g} charged by the worst user, {left}; {run.refusals} refusals")
-    if any(run.ledgers for run in state.runs):
+    person, interaction = state.totals["user"], state.totals["interaction"]
+    if person is None or interaction is None:
+        say("  over all runs: not known, a ledger does not hold (mmfed audit names the line)")
+    elif any(run.ledgers for run in state.runs):
         say(
-            f"  over all runs, worst user: epsilon {state.totals['user']:.4g} for the person, "
-            f"{state.totals['interaction']:.4g} for one interaction, at delta {state.total_delta:.3g}"
+            f"  over all runs, worst user: epsilon {person:.4g} for the person, {interaction:.4g} for one interaction, "
+            f"at delta {state.total_delta:.3g}"
         )
 
 

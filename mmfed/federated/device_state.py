@@ -10,10 +10,11 @@ from pathlib import Path
 from mmfed.encoders.sealed_cache import OWN_CONTENT
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.lifetime import DEFAULT_DELTA, Unit, total_spent, users_of
+from mmfed.privacy.audit.verify import read_ledger
 from mmfed.privacy.key_source import Keystore, key_source, wipe
 from mmfed.privacy.vault import KEYS_FILE, MOST_SEALS, SUFFIX, half_written, locked, sealed_files
 from mmfed.privacy.wrapped_keys import WrappedKeys
-from mmfed.records import read_lines, storage_faults, sync_folder
+from mmfed.records import storage_faults, sync_folder
 
 _NODES = "*/node-*-of-*"
 
@@ -59,7 +60,8 @@ class DeviceState:
         seals: how many records the data key may have sealed, of ``most_seals``.
         rotating: whether a rotation was interrupted.
         own_content: sealed records of people's encoded content.
-        totals: over all runs, largest ε of one user, and of one interaction; nats, at ``total_delta``.
+        totals: over all runs, largest ε of one user, and of one interaction; nats, at ``total_delta``;
+            None where a ledger does not hold, and nobody can know.
     """
 
     folder: Path
@@ -69,7 +71,7 @@ class DeviceState:
     rotating: bool
     runs: tuple[HeldRun, ...]
     own_content: int
-    totals: dict[str, float]
+    totals: dict[str, float | None]
     total_delta: float
 
     @property
@@ -176,10 +178,10 @@ def _check(folder: Path) -> None:
 
 def _held(node: Path) -> HeldRun:
     sealed = [path for path in sealed_files(node / "vectors") if path.name.removesuffix(SUFFIX).isdigit()]
-    ledgers = [read_lines(path) for path in _ledgers(node)]
-    header = ledgers[0][0]["body"] if ledgers and ledgers[0] else {}
+    ledgers = [read_ledger(path).lines for path in _ledgers(node)]  # up to the first line that does not hold
+    header = next((lines[0].body for lines in ledgers if lines), {})
     lines = [line for ledger in ledgers for line in ledger]
-    charged = [float(line["body"]["epsilon"]) for line in lines if line["kind"] == "release"]
+    charged = [float(line.body["epsilon"]) for line in lines if line.kind == "release"]
     return HeldRun(
         node.parent.name,
         node.name,
@@ -189,13 +191,16 @@ def _held(node: Path) -> HeldRun:
         mode=str(header.get("mode", "")),
         spent=max(charged, default=0.0),
         target=header.get("target_epsilon"),
-        refusals=sum(line["kind"] == "refusal" for line in lines),
+        refusals=sum(line.kind == "refusal" for line in lines),
     )
 
 
-def _largest_total(folder: Path, unit: Unit, delta: float) -> float:
+def _largest_total(folder: Path, unit: Unit, delta: float) -> float | None:
     users = users_of(folder)
-    return max((total_spent(folder, user, unit=unit, delta=delta) for user in users), default=0.0)
+    try:
+        return max((total_spent(folder, user, unit=unit, delta=delta) for user in users), default=0.0)
+    except MmfedError:
+        return None
 
 
 def _ledgers(folder: Path) -> Iterator[Path]:

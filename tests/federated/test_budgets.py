@@ -133,6 +133,5 @@ def test_a_damaged_ledger_stops_the_device(configured, tmp_path):
     assert ask(config, tmp_path, "first", 1, **most) == 1
     (path,) = tmp_path.glob("*/*/ledgers/*.jsonl")
     path.write_bytes(path.read_bytes().replace(b'"round":1', b'"round":2'))
-    assert "cannot be known" in str(ask(config, tmp_path, "second", 1, **most)) or "line 2" in str(
-        ask(config, tmp_path, "second", 1, **most)
-    )
+    assert "line 2" in str(ask(config, tmp_path, "second", 1, **most))
+    assert device_state(tmp_path).totals == {"user": None, "interaction": None}
