@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.accuracy import TargetRanks, accuracy_metrics, sum_by_user, target_ranks
@@ -39,6 +38,8 @@ from mmfed.evaluation.protocol import (
 from mmfed.evaluation.result import RankingResult
 from mmfed.types import BoolArray, FloatArray, IntArray
 
+BLOCK = 128  # items
+
 
 def top_k(scores: FloatArray, k: int, tie_key: FloatArray, relevant: BoolArray | None = None) -> IntArray:
     """The best k items of every row, best first: [users, k], -1 where fewer can be listed (score -inf never is).
@@ -53,48 +54,52 @@ def top_k(scores: FloatArray, k: int, tie_key: FloatArray, relevant: BoolArray |
     """
     users, item_count = scores.shape
     kept = min(k, item_count)
-    # One more than is listed: where it is as good as the last, ties decide who is in. NaN is the largest of all.
-    read = torch.from_numpy(scores if scores.flags.writeable else scores.copy())
-    best, found = torch.topk(read, min(kept + 1, item_count), dim=1)
-    values, items = best.numpy(), found.numpy()
-    if np.isnan(values[:, :1]).any():
+    if not kept:
+        return np.full((users, k), -1, dtype=np.int64)
+    bound = _lower_bound(scores, kept)
+    if np.isnan(bound).any():
         row, item = np.argwhere(np.isnan(scores))[0]
         raise MmfedError(
             ExitCode.CONFIG,
             f"score in row {int(row)}, item {int(item)} is NaN.",
             "the model diverged: lower the learning rate; use -inf for items that cannot be recommended.",
         )
-    tied = np.zeros(users, dtype=bool)
-    if item_count > kept:
-        tied = (values[:, kept] == values[:, kept - 1]) & np.isfinite(values[:, kept - 1])
+    # -inf bounds (fewer than k listable items) must not let -inf items in.
+    bound = np.maximum(bound, np.finfo(scores.dtype).min)
+    rows, items = np.divmod(np.flatnonzero(scores >= bound[:, None]), item_count)
+    last = tie_key[items]
+    keys = (
+        (last, -scores[rows, items], rows)
+        if relevant is None
+        else (last, relevant[rows, items], -scores[rows, items], rows)
+    )
+    arrangement = np.lexsort(keys)
+    rows, items = rows[arrangement], items[arrangement]
+    counts = np.bincount(rows, minlength=users)
+    place = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    inside = place < kept
     lists = np.full((users, k), -1, dtype=np.int64)
-    plain = np.flatnonzero(~tied)
-    rows, places = np.nonzero(values[plain, :kept] > -np.inf)
-    _arrange(lists, scores, plain[rows], items[plain[rows], places], tie_key, relevant)
-    if tied.any():
-        few = np.flatnonzero(tied)
-        rows, candidates = np.nonzero(scores[few] >= values[few, kept - 1][:, None])
-        _arrange(lists, scores, few[rows], candidates, tie_key, relevant)
+    lists[rows[inside], place[inside]] = items[inside]
     return lists
 
 
-def _arrange(
-    lists: IntArray,
-    scores: FloatArray,
-    rows: IntArray,
-    items: IntArray,
-    tie_key: FloatArray,
-    relevant: BoolArray | None,
-) -> None:
-    """Put the items of each row into its list, best first, as many as there is place for."""
-    last, found = tie_key[items], scores[rows, items]
-    keys = (last, -found, rows) if relevant is None else (last, relevant[rows, items], -found, rows)
-    arrangement = np.lexsort(keys)
-    rows, items = rows[arrangement], items[arrangement]
-    counts = np.bincount(rows, minlength=len(lists))
-    place = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
-    inside = place < min(lists.shape[1], scores.shape[1])
-    lists[rows[inside], place[inside]] = items[inside]
+def _lower_bound(scores: FloatArray, kept: int) -> FloatArray:
+    """[users] a score that at least ``kept`` items of the row reach, and few more; NaN where a score is NaN.
+
+    The best of every block of items are that many items: their ``kept``-th best is the bound, found in one pass.
+    """
+    users, item_count = scores.shape
+    width = min(BLOCK, item_count // (2 * kept))
+    if width < 2:
+        whole = item_count - kept
+        return np.where(np.isnan(scores).any(1), np.nan, np.partition(scores, whole, axis=1)[:, whole])
+    blocks = item_count // width
+    best = scores[:, : blocks * width].reshape(users, blocks, width).max(axis=2)
+    rest = scores[:, blocks * width :]
+    if rest.shape[1]:
+        best = np.column_stack([best, rest.max(axis=1)])
+    place = best.shape[1] - kept
+    return np.where(np.isnan(best).any(1), np.nan, np.partition(best, place, axis=1)[:, place])
 
 
 def quick_metrics(
