@@ -292,7 +292,7 @@ class ServerOptimiserSection(_Section):
 class FederationSection(_Section):
     """Who takes part in a round and how updates become a model."""
 
-    rounds: int = Field(default=75, ge=1)
+    rounds: int = Field(default=75, ge=0, description="0 with one_shot.enabled: nothing but the one-shot release")
     cohort: int | None = Field(default=None, ge=1, description="planned users per round; none means everyone")
     backend: Literal["inprocess", "ray", "centralised"] = Field(
         default="inprocess", description="where devices are simulated; centralised pools all data and federates nothing"
@@ -323,14 +323,41 @@ class OneShotSection(_Section):
     """One federated sum before the first round: every device's banded item co-occurrence, of norm 1."""
 
     enabled: bool = Field(default=False, description="ask every device once for its item co-occurrence")
-    decay: float = Field(default=0.9, gt=0, le=1, description="weight of a pair of items per event between them")
-    ridge: float = Field(default=2.0, gt=0, description="band-EASE: regularisation, in users")
+    decay: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="weight of a pair of items per event between them; none: 0.9, and 0.95 under noise",
+    )
+    ridge: float | None = Field(
+        default=None, gt=0, description="band-EASE: regularisation, in users; none: 2, and 10 under noise"
+    )
     history_decay: float = Field(default=0.9, gt=0, le=1, description="band-EASE: weight of an event per later event")
     ensemble: float | None = Field(
-        default=None, ge=0, description="weight of band-EASE beside the model; none chooses it on validation"
+        default=None,
+        ge=0,
+        description="weight of band-EASE beside the model; none chooses it on validation, or takes 1 under noise",
     )
     teacher_steps: int = Field(
         default=0, ge=0, description="steps in which band-EASE teaches the model before the first round"
+    )
+    epsilon_share: float = Field(
+        default=0.5, gt=0, le=1, description="user-central: part of privacy.epsilon; all of it where no round follows"
+    )
+    popularity_share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="user-central: popularity's part of the one-shot budget, 1 for popularity alone; none: by the "
+        "number of users and epsilon",
+    )
+    items: int | None = Field(
+        default=None,
+        ge=1,
+        description="user-central: co-occurrence of so many most popular items (by the released counts); none: 700",
+    )
+    denoising: Literal["spectrum", "threshold"] = Field(
+        default="spectrum", description="what is kept of the noised co-occurrence; threshold: for short histories"
     )
 
 
@@ -483,6 +510,12 @@ class Config(_Section):
     def _learned_graph_needs_the_one_shot_round(self) -> Config:
         if self.model.name == "gcn" and self.model.graph != "content" and not self.one_shot.enabled:
             raise ValueError(f"model.graph = {self.model.graph!r} needs one_shot.enabled = true")
+        return self
+
+    @model_validator(mode="after")
+    def _no_round_needs_the_one_shot_release(self) -> Config:
+        if self.federation.rounds == 0 and not self.one_shot.enabled and self.federation.backend != "centralised":
+            raise ValueError("federation.rounds = 0 learns nothing: set one_shot.enabled = true, or have a round")
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +21,15 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import faults, tasks, wire
 from mmfed.federated.banded_release import BandedRelease
 from mmfed.federated.device_terms import device_noise
-from mmfed.federated.one_shot import band_ease, collect_one_shot, use_one_shot
+from mmfed.federated.one_shot import OneShotRound, check_one_shot, collect_one_shot, teacher_of, use_one_shot
+from mmfed.federated.one_shot_sum import OneShotRelease, one_shot_plan
 from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.participation import SeparatedSampler, banded_noise, banded_terms
 from mmfed.federated.progress import Observer, Progress
 from mmfed.federated.release import Release
 from mmfed.federated.run_config import read_run_config
 from mmfed.federated.sampling import sampling_rate
-from mmfed.federated.strategy import CohortStrategy, RoundState
+from mmfed.federated.strategy import CohortStrategy, RoundRecord, RoundState
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.privacy.calibration import noise_multiplier_for
 from mmfed.privacy.keyed_noise import KeyedNoise
@@ -74,6 +76,8 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     run_id = _run_id(run)
     model = workspace.new_model()
     shapes = wire.shared_shapes(model)
+    if config.one_shot.enabled:
+        check_one_shot(config, model.item_count)
     nodes = enrol(grid, config, run_id, workspace)
     population = sum(len(users) for users in nodes.values())
     rate = sampling_rate(config.federation.cohort, population)
@@ -88,33 +92,27 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     by_mode = config.privacy.mode != "none"
     everywhere = by_mode if section.global_second_moment is None else section.global_second_moment
     optimiser = ServerOptimiser(section, global_second_moment=everywhere)
-    teacher = None
-    if config.one_shot.enabled:
-        cooccurrence = collect_one_shot(
-            grid,
-            config,
-            run,
-            key,
-            run_id=run_id,
-            nodes=nodes,
-            catalogue=workspace.features.digest,
-            item_count=model.item_count,
-        )
-        teacher = band_ease(cooccurrence, config)
-        use_one_shot(model, teacher, config)
-    parameters: Mapping[str, Tensor] = {}
-    if not progress.tensors:
-        steps = pretraining_steps(config.training.pretraining, private=by_mode, content=bool(model.features.names))
-        parameters = pretrained(model, steps=steps, seed=config.run.seed)
-        if teacher is not None and config.one_shot.teacher_steps:
-            parameters = taught(model, parameters, teacher, steps=config.one_shot.teacher_steps, seed=config.run.seed)
-    else:
-        parameters = {name: progress.tensors[f"model.{name}"] for name in shapes}
-        optimiser.restore(
-            {name[10:]: value for name, value in progress.tensors.items() if name.startswith("optimiser.")}
-        )
-    ledger = _ledger(config, run, run_id, population, key)
-    try:
+    with _ledger(config, run, run_id, population, key) or nullcontext() as ledger:
+        teacher = None
+        if config.one_shot.enabled:
+            features = workspace.features.modalities
+            asked = OneShotRound(grid, config, run_id, nodes, workspace.features.digest, model.item_count)
+            early = _one_shot_release(config, population, ledger)
+            found = collect_one_shot(asked, run, key, release=early, features=features)
+            teacher = teacher_of(found, config, features, workspace.shop.catalogue)
+            use_one_shot(model, teacher, config)
+        parameters: Mapping[str, Tensor] = {}
+        if not progress.tensors:
+            steps = pretraining_steps(config.training.pretraining, private=by_mode, content=bool(model.features.names))
+            parameters = pretrained(model, steps=steps, seed=config.run.seed)
+            lessons = config.one_shot.teacher_steps
+            if teacher is not None and lessons:
+                parameters = taught(model, parameters, teacher, steps=lessons, seed=config.run.seed)
+        else:
+            parameters = {name: progress.tensors[f"model.{name}"] for name in shapes}
+            optimiser.restore(
+                {name[10:]: value for name, value in progress.tensors.items() if name.startswith("optimiser.")}
+            )
         kept = {name[8:]: value for name, value in progress.tensors.items() if name.startswith("release.")}
         if sampler is not None and ledger is not None and sigma is not None:
             release: Release = BandedRelease(config, ledger, sigma, key=key, run_id=run_id)
@@ -141,13 +139,35 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
             public=model.public_tensors(),
             public_update=partial(public_update, model, training=config.training),
         )
+        if not config.federation.rounds and not progress.records:
+            spent = None if ledger is None else ledger.spent().value
+            after_round(RoundState(_no_round(population, spent), parameters, optimiser.state()))
         if not progress.stopped:
             strategy.start(
                 grid, wire.encode(parameters, shapes), config.federation.rounds, first_round=progress.round + 1
             )
-    finally:
-        if ledger is not None:
-            ledger.close()
+
+
+def _one_shot_release(config: Config, population: int, ledger: Ledger | None) -> OneShotRelease | None:
+    plan = one_shot_plan(config, population)
+    if plan is None or ledger is None:
+        return None
+    noise = SeededNoise(config.run.seed) if config.privacy.noise_source == "seeded" else SecureNoise()
+    return OneShotRelease(config, plan, ledger, noise)
+
+
+def _no_round(population: int, epsilon: float | None) -> RoundRecord:
+    """The record of a run that has the one-shot release and no round."""
+    return RoundRecord(
+        round=0,
+        planned=population,
+        asked=population,
+        realised=0,
+        refused_nodes=0,
+        seconds=0.0,
+        epsilon=epsilon,
+        validation=None,
+    )
 
 
 def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict[int, IntArray]:
@@ -213,10 +233,10 @@ def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict
 
 
 def planned_noise(config: Config, population: int, rate: float) -> float | None:
-    """The noise multiplier σ of the run; None without privacy.
+    """The noise multiplier σ of the rounds; None without privacy or without rounds.
 
-    User-central: planned over all rounds at the cohort's rate. User-local and record: over as many rounds as one device
-    may join; a device that is drawn more often refuses.
+    User-central: planned over all rounds at the cohort's rate, beside the one-shot release. User-local and record: over
+    as many rounds as one device may join; a device that is drawn more often refuses.
     """
     privacy = config.privacy
     if privacy.mode == "none":
@@ -227,15 +247,19 @@ def planned_noise(config: Config, population: int, rate: float) -> float | None:
         raise MmfedError(ExitCode.PRIVACY, "neither privacy.epsilon nor privacy.noise_multiplier is set.", "set one.")
     delta = default_delta(population) if privacy.delta is None else privacy.delta
     rounds = config.federation.rounds
+    if rounds == 0:
+        return None
     if privacy.mode == "user-ftrl":
         return banded_noise(config, epsilon=privacy.epsilon, delta=delta)
     if privacy.mode == "user-central":
+        one_shot = one_shot_plan(config, population)
         return noise_multiplier_for(
             epsilon=privacy.epsilon,
             delta=delta,
             sampling="poisson" if rate < 1 else "full",
             sampling_rate=rate,
             rounds=rounds,
+            beside=() if one_shot is None else tuple(one_shot.releases().values()),
         )
     return device_noise(config, epsilon=privacy.epsilon, delta=delta, rate=rate)
 

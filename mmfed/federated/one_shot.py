@@ -4,142 +4,231 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.serverapp import Grid
 
 from mmfed.config import Config
+from mmfed.data.schema import Catalogue, Features
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import faults, tasks, wire
-from mmfed.federated.checkpoint import load_checkpoint, save_checkpoint
+from mmfed.federated.one_shot_sum import FILE, OneShotRelease, OneShotSum, cooccurrence_decay, load_one_shot
 from mmfed.models.band_ease import BandEase
 from mmfed.models.base import Recommender
+from mmfed.models.content_kernel import content_kernel
+from mmfed.models.denoise import content_columns, denoised_popularity
 from mmfed.models.gcn import GraphConvolution
-from mmfed.privacy.keys import load_or_create_key
+from mmfed.models.noised_ease import NoisedPairs, most_popular, noised_ease
 from mmfed.records import RunFolder
-from mmfed.training.cooccurrence import packed_size, unpacked
+from mmfed.training.cooccurrence import packed_size
 from mmfed.types import FloatArray, IntArray
 
-FILE = "one-shot.safetensors"
+__all__ = ["FILE", "OneShotRound", "check_one_shot", "collect_one_shot", "load_one_shot", "teacher_of"]
+
 MOST_ITEMS = 20_000  # the message holds items² / 2 numbers of 8 bytes: 1.6 GB
+MOST_NOISED_ITEMS = 10_000  # noise, weights and content hold several matrices of that size
+RIDGE, RIDGE_UNDER_NOISE = 2.0, 10.0  # users
+ITEMS_UNDER_NOISE = 700
 _log = logging.getLogger(__name__)
 
 
-def one_shot_shapes(item_count: int) -> wire.Shapes:
-    """What a one-shot reply may hold."""
-    return {"cooccurrence": (packed_size(item_count),)}
+def one_shot_shapes(config: Config, item_count: int, items: IntArray | None) -> wire.Shapes:
+    """What a one-shot reply holds: co-occurrence; under noise popularity first, then co-occurrence of some items."""
+    if config.privacy.mode == "none":
+        return {"cooccurrence": (packed_size(item_count),)}
+    return {"popularity": (item_count,)} if items is None else {"cooccurrence": (packed_size(len(items)),)}
 
 
 def check_one_shot(config: Config, item_count: int) -> None:
     """Refuse what cannot be done.
 
     Raises:
-        MmfedError: privacy is asked for (the release has no noise yet), or the catalogue is too large.
+        MmfedError: a privacy mode without a one-shot release, noise given instead of ε, or too large a catalogue.
     """
-    if config.privacy.mode != "none":
+    privacy = config.privacy
+    if privacy.mode not in ("none", "user-central"):
         raise MmfedError(
             ExitCode.PRIVACY,
-            f"one_shot.enabled = true with privacy.mode = {config.privacy.mode!r}: the one-shot sum has no noise yet.",
-            "set one_shot.enabled = false, or privacy.mode = 'none'.",
+            f"one_shot.enabled = true with privacy.mode = {privacy.mode!r}: the one-shot sum has no noise yet there.",
+            "set one_shot.enabled = false, or privacy.mode = 'user-central'.",
         )
-    if item_count > MOST_ITEMS:
+    if privacy.mode != "none" and (privacy.noise_multiplier is not None or privacy.epsilon is None):
+        raise MmfedError(
+            ExitCode.PRIVACY,
+            "one_shot.enabled = true: its noise is planned from privacy.epsilon, and privacy.noise_multiplier is set.",
+            "set privacy.epsilon and leave privacy.noise_multiplier out.",
+        )
+    most = MOST_ITEMS if privacy.mode == "none" else MOST_NOISED_ITEMS
+    if item_count > most:
         raise MmfedError(
             ExitCode.CONFIG,
             f"one_shot.enabled = true: {item_count} items need a message of {packed_size(item_count) * 8 >> 20} MiB.",
-            f"set one_shot.enabled = false; it serves catalogues of at most {MOST_ITEMS} items.",
+            f"set one_shot.enabled = false; with this privacy mode it serves catalogues of at most {most} items.",
         )
+
+
+@dataclass(frozen=True)
+class OneShotRound:
+    """Asks every device for its part of a sum, adds up what holds, and leaves out what does not.
+
+    Attributes:
+        nodes: user keys by node id.
+        catalogue: digest of the catalogue's features.
+        item_count: size of the catalogue.
+    """
+
+    grid: Grid
+    config: Config
+    run_id: str
+    nodes: Mapping[int, IntArray]
+    catalogue: str
+    item_count: int
+
+    @property
+    def population(self) -> int:
+        """Enrolled users."""
+        return sum(len(one) for one in self.nodes.values())
+
+    def total(self, items: IntArray | None = None) -> tuple[str, FloatArray, int]:
+        """What was asked for, its sum over the users that answered, and how many these are.
+
+        Every user adds norm 1; a node whose sum is larger than its users can make is left out.
+
+        Args:
+            items: under noise: whose co-occurrence is asked for; None: popularity.
+
+        Raises:
+            MmfedError: no node answers.
+        """
+        shapes = one_shot_shapes(self.config, self.item_count, items)
+        ((name, shape),) = shapes.items()
+        nodes, messages = self.nodes, []
+        for node, users in nodes.items():
+            task = tasks.Task(
+                config=self.config,
+                run_id=self.run_id,
+                population=self.population,
+                noise_multiplier=0.0,
+                catalogue=self.catalogue,
+                round_number=0,
+                users=users,
+                items=items,
+            )
+            messages.append(self.grid.create_message(tasks.task_content(task), tasks.ONE_SHOT, node, "0"))
+        order = {node: min(users.tolist(), default=-1) for node, users in nodes.items()}
+        replies = sorted(
+            self.grid.send_and_receive(messages, timeout=self.config.federation.round_timeout),
+            key=lambda reply: order.get(reply.metadata.src_node_id, -1),
+        )
+        total, users_in, refused = np.zeros(shape), 0, []
+        waiting = set(nodes)
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            try:
+                if node not in waiting:
+                    raise MmfedError(ExitCode.FEDERATION, "nobody asked it, or it answered before", "look at the node.")
+                waiting.remove(node)
+                if reply.has_error():
+                    raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
+                arrays, realised = tasks.read_training_reply(reply.content)
+                vector = wire.decode(arrays, shapes)[name].numpy()
+                if realised > len(nodes[node]) or not np.linalg.norm(vector) <= realised * (1 + 1e-6):
+                    raise MmfedError(ExitCode.FEDERATION, "a sum larger than its users can make", "update the node.")
+            except MmfedError as fault:
+                refused.append(f"node {node}: {fault.message}")
+                continue
+            total += vector
+            users_in += realised
+        if not users_in:
+            raise MmfedError(
+                ExitCode.FEDERATION,
+                f"the one-shot round: no node gave its sum ({faults.condensed(refused) or 'no reply'}).",
+                "look at the nodes and start again; raise federation.round_timeout if they were only slow.",
+            )
+        if refused:
+            _log.warning("the one-shot round goes on without %s", faults.condensed(refused))
+        return name, total, users_in
 
 
 def collect_one_shot(
-    grid: Grid,
-    config: Config,
+    asked: OneShotRound,
     run: RunFolder,
     key: Ed25519PrivateKey,
     *,
-    run_id: str,
-    nodes: Mapping[int, IntArray],
-    catalogue: str,
-    item_count: int,
-) -> FloatArray:
-    """[items, items] the sum over all users; asked for once, kept in the run folder.
+    release: OneShotRelease | None = None,
+    features: Mapping[str, Features] | None = None,
+) -> OneShotSum:
+    """The sums over all users; each asked for once and kept in the run folder.
 
-    Every user adds norm 1; a node whose sum is larger than its users can make is left out.
+    Under noise popularity comes first: the co-occurrence is then asked for the most popular items alone (by the
+    released counts, which is post-processing), so that everybody's norm of 1 is spent where there is something to see.
+
+    Args:
+        release: adds the noise and charges for it; must be there in a mode that promises privacy, and only there.
+        features: of the catalogue, public; used under noise.
 
     Raises:
-        MmfedError: see ``check_one_shot``; or no node answers.
+        MmfedError: see ``check_one_shot`` and ``OneShotRelease``; or no node answers.
     """
-    check_one_shot(config, item_count)
-    path = run.checkpoints / FILE
-    if path.exists():
-        return load_one_shot(run)
-    shapes = one_shot_shapes(item_count)
-    messages = []
-    for node, users in nodes.items():
-        task = tasks.Task(
-            config=config,
-            run_id=run_id,
-            population=sum(len(one) for one in nodes.values()),
-            noise_multiplier=0.0,
-            catalogue=catalogue,
-            round_number=0,
-            users=users,
-        )
-        messages.append(grid.create_message(tasks.task_content(task), tasks.ONE_SHOT, node, "0"))
-    order = {node: min(users.tolist(), default=-1) for node, users in nodes.items()}
-    replies = sorted(
-        grid.send_and_receive(messages, timeout=config.federation.round_timeout),
-        key=lambda reply: order.get(reply.metadata.src_node_id, -1),
-    )
-    total, users_in, refused = np.zeros(packed_size(item_count)), 0, []
-    waiting = set(nodes)
-    for reply in replies:
-        node = reply.metadata.src_node_id
-        try:
-            if node not in waiting:
-                raise MmfedError(ExitCode.FEDERATION, "nobody asked it, or it answered before", "look at the node.")
-            waiting.remove(node)
-            if reply.has_error():
-                raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
-            arrays, realised = tasks.read_training_reply(reply.content)
-            vector = wire.flatten(wire.decode(arrays, shapes), shapes)
-            if realised > len(nodes[node]) or np.linalg.norm(vector) > realised * (1 + 1e-6):
-                raise MmfedError(ExitCode.FEDERATION, "a sum larger than its users can make", "update the node.")
-        except MmfedError as fault:
-            refused.append(f"node {node}: {fault.message}")
-            continue
-        total += vector
-        users_in += realised
-    if not users_in:
+    config, items = asked.config, asked.item_count
+    check_one_shot(config, items)
+    if (release is None) != (config.privacy.mode == "none"):
         raise MmfedError(
-            ExitCode.FEDERATION,
-            f"the one-shot round: no node gave its sum ({faults.condensed(refused) or 'no reply'}).",
-            "look at the nodes and start again; raise federation.round_timeout if they were only slow.",
+            ExitCode.PRIVACY, f"privacy.mode = {config.privacy.mode!r} and no release to match.", "report this."
         )
-    if refused:
-        _log.warning("the one-shot round goes on without %s", faults.condensed(refused))
-    save_checkpoint(path, {"cooccurrence": torch.from_numpy(total)}, {"users": users_in, "items": item_count}, key)
-    return unpacked(total, item_count)
+    kept = load_one_shot(run) if (run.checkpoints / FILE).exists() else None
+    if release is None:
+        if kept is None:
+            name, total, _ = asked.total()
+            kept = OneShotSum(items, {name: total}, np.arange(items))
+            kept.save(run, key)
+        return kept
+    if kept is None:
+        kept = _released(asked, release, None)
+        kept.save(run, key)
+    release.check_charged(kept)
+    if release.pairs and "cooccurrence" not in kept.vectors:
+        counts = _counts(kept, content_columns(features or {}, items))
+        covered = most_popular(counts, config.one_shot.items or ITEMS_UNDER_NOISE)
+        kept = kept.joined(_released(asked, release, covered))
+        kept.save(run, key)
+    return kept
 
 
-def load_one_shot(run: RunFolder) -> FloatArray:
-    """[items, items] the sum that a run has kept.
-
-    Raises:
-        MmfedError: there is none, or it is damaged.
-    """
-    path = run.checkpoints / FILE
-    if not path.exists():
-        raise MmfedError(ExitCode.STORAGE, f"{path}: no such file.", "start the run with one_shot.enabled = true.")
-    tensors, state = load_checkpoint(path, load_or_create_key(run.path / "key.pem"))
-    return unpacked(tensors["cooccurrence"].numpy(), int(state["items"]))
+def _released(asked: OneShotRound, release: OneShotRelease, covered: IntArray | None) -> OneShotSum:
+    name, total, realised = asked.total(covered)
+    population = asked.population
+    vector, noise = release.noised(
+        name, total, planned=population, realised=realised, dropouts=population - realised
+    )  # fmt: skip
+    return OneShotSum(asked.item_count, {name: vector}, np.arange(0) if covered is None else covered, {name: noise})
 
 
-def band_ease(cooccurrence: FloatArray, config: Config) -> BandEase:
-    """Band-EASE with the configuration's settings."""
+def _counts(found: OneShotSum, content: FloatArray) -> FloatArray:
+    return denoised_popularity(found.vectors["popularity"], found.noise["popularity"], content)
+
+
+def teacher_of(found: OneShotSum, config: Config, features: Mapping[str, Features], catalogue: Catalogue) -> BandEase:
+    """Band-EASE of the sums; what is noised is denoised first, which is post-processing and costs nothing."""
     section = config.one_shot
-    return BandEase(cooccurrence, ridge=section.ridge, history_decay=section.history_decay)
+    if not found.noise:
+        return BandEase(found.cooccurrence, ridge=section.ridge or RIDGE, history_decay=section.history_decay)
+    content = content_columns(features, found.item_count)
+    pairs = None
+    if "cooccurrence" in found.vectors:
+        pairs = NoisedPairs(found.cooccurrence, found.items, found.noise["cooccurrence"])
+    return noised_ease(
+        counts=_counts(found, content),
+        pairs=pairs,
+        content=content,
+        kernel=content_kernel(features, catalogue),
+        decay=cooccurrence_decay(config),
+        ridge=section.ridge or RIDGE_UNDER_NOISE,
+        history_decay=section.history_decay,
+        denoising=section.denoising,
+    )
 
 
 def use_one_shot(model: Recommender, teacher: BandEase, config: Config) -> None:

@@ -29,6 +29,7 @@ from mmfed.federated.evaluation_round import check_evaluation, layout_of, metric
 from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.lifetime import Lifetime, lifetime_of
 from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
+from mmfed.federated.one_shot_sum import cooccurrence_decay
 from mmfed.federated.participation import ParticipationAccount
 from mmfed.federated.sealed_store import SealedStore
 from mmfed.federated.workspace import Workspace, histories_of, load_workspace
@@ -36,7 +37,7 @@ from mmfed.models.base import Recommender
 from mmfed.privacy.vault import Vault
 from mmfed.training.batch import Histories
 from mmfed.training.cohort import train_cohort
-from mmfed.training.cooccurrence import banded_cooccurrence, packed
+from mmfed.training.cooccurrence import banded_cooccurrence, packed, popularity_counts
 from mmfed.training.record import Device, train_devices_privately, windows
 from mmfed.training.record_cohort import devices_at_once
 from mmfed.training.reference import train_users
@@ -82,7 +83,7 @@ def client_app(state_folder: Path | None = None) -> ClientApp:
     @faults_as_replies
     def one_shot(message: Message, context: Context) -> Message:
         node, task = _node(message, context, state_folder)
-        shapes = one_shot_shapes(node.model.item_count)
+        shapes = one_shot_shapes(task.config, node.model.item_count, task.items)
         encoded = wire.encode(node.cooccurrence(task), shapes, dtype=np.float64)
         return Message(tasks.training_reply(encoded, len(task.users)), reply_to=message)
 
@@ -185,16 +186,22 @@ class Node:
         return users_metrics(self.model, self.workspace, chosen, vectors)
 
     def cooccurrence(self, task: tasks.Task) -> dict[str, Tensor]:
-        """The one-shot sum over the chosen users of this node, packed.
+        """The one-shot sums over the chosen users of this node; in ``user-central`` the coordinator adds the noise.
 
         Raises:
-            MmfedError: as ``train``; or the run promises privacy, which this sum alone does not keep.
+            MmfedError: as ``train``; or the run's privacy mode has no one-shot release.
         """
         chosen = self.chosen(task)
         items = self.model.item_count
         check_one_shot(task.config, items)
         histories = histories_of(self.workspace.split.train, self.workspace.user_keys)  # own content is no item
-        total = banded_cooccurrence(histories.take(chosen), items, decay=task.config.one_shot.decay)
+        mine = histories.take(chosen)
+        if task.config.privacy.mode != "none" and task.items is None:
+            return {"popularity": torch.from_numpy(popularity_counts(mine, items))}
+        if task.items is not None and len(task.items) and task.items[-1] >= items:
+            raise MmfedError(ExitCode.FEDERATION, "the coordinator asks for items that do not exist.", "restart it.")
+        covered = None if task.config.privacy.mode == "none" else task.items
+        total = banded_cooccurrence(mine, items, decay=cooccurrence_decay(task.config), covered=covered)
         return {"cooccurrence": torch.from_numpy(packed(total))}
 
     def chosen(self, task: tasks.Task) -> IntArray:

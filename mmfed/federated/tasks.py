@@ -33,6 +33,7 @@ class Task:
         users: [chosen] uint64 keys of the users asked to take part.
         clip_norm: adaptive clipping: the clip norm of this round, in place of the configuration's; the reply then
             counts the users within it.
+        items: one-shot round under noise: the items whose co-occurrence is asked for; None: popularity first.
     """
 
     config: Config
@@ -43,12 +44,15 @@ class Task:
     round_number: int
     users: IntArray
     clip_norm: float | None = None
+    items: IntArray | None = None
 
     def to_record(self) -> ConfigRecord:
+        chosen = {} if self.items is None else {"items": np.asarray(self.items, dtype="<u8").tobytes()}
         moved = {} if self.clip_norm is None else {"clip-norm": self.clip_norm}
         return ConfigRecord(
             {
                 **moved,
+                **chosen,
                 "config": self.config.model_dump_json(),
                 "run-id": self.run_id,
                 "population": self.population,
@@ -85,6 +89,7 @@ def read_task(content: RecordDict) -> tuple[Task, ArrayRecord]:
             round_number=_count(record["round"]),
             users=_keys(record["users"]),
             clip_norm=_clip_norm(record.get("clip-norm")),
+            items=_items(record["items"]) if "items" in record else None,
         )
     except (KeyError, ValueError, TypeError) as error:
         said = " ".join(str(error).split())
@@ -166,6 +171,14 @@ def _keys(value: object) -> IntArray:
     if not isinstance(value, bytes):
         raise TypeError("user keys are not bytes")
     return np.frombuffer(value, dtype="<u8")
+
+
+def _items(value: object) -> IntArray:
+    """Ascending item indices: each stands once."""
+    items = _keys(value)
+    if len(items) and (items[-1] >= 2**31 or bool((np.diff(items.astype(np.int64)) <= 0).any())):
+        raise ValueError("item indices are not ascending")
+    return items.astype(np.int64)
 
 
 def _run_id(value: object) -> str:

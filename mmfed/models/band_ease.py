@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import linalg
+from scipy import linalg, sparse
 
 from mmfed.data.schema import Interactions
 from mmfed.errors import ExitCode, MmfedError
@@ -58,7 +58,16 @@ class BandEase:
 
     def score(self, history: Interactions, users: IntArray) -> FloatArray:
         """[users, items] scores."""
-        return history_matrix(history, users, decay=self.history_decay) @ self.weights
+        return self.of_recent(history_matrix(history, users, decay=self.history_decay))
+
+    def of_recent(self, recent: sparse.csr_array) -> FloatArray:
+        """[rows, items] scores after histories given as rows [rows, items] of recency weights."""
+        return recent @ self.weights
+
+    def starts(self) -> FloatArray:
+        """[items] how likely a made-up history begins with each item; all 0 where the sum tells of none."""
+        known = np.abs(self.weights).sum(1) > 0
+        return known / max(int(known.sum()), 1)
 
     def graph(self, neighbours: int) -> ItemGraph:
         """The learned item–item graph: every item's strongest positive weights, symmetrically normalised."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mmfed.errors import ExitCode, MmfedError
@@ -17,9 +17,19 @@ _MARGIN = 1e-6  # the running account may differ from the one-off account by les
 
 
 def noise_multiplier_for(
-    *, epsilon: float, delta: float, sampling: Sampling, sampling_rate: float, rounds: int, tolerance: float = 1e-3
+    *,
+    epsilon: float,
+    delta: float,
+    sampling: Sampling,
+    sampling_rate: float,
+    rounds: int,
+    tolerance: float = 1e-3,
+    beside: Sequence[GaussianRelease] = (),
 ) -> float:
     """A noise multiplier σ whose ε over ``rounds`` releases lies in [(1 - tolerance) · epsilon, epsilon].
+
+    Args:
+        beside: releases of other noise that the same ε has to cover.
 
     Raises:
         MmfedError: a parameter is out of range, or no σ up to 1e6 is enough.
@@ -31,7 +41,7 @@ def noise_multiplier_for(
     one = GaussianRelease(noise_multiplier=1.0, sampling=sampling, sampling_rate=sampling_rate, count=rounds)
 
     def spent(sigma: float, grid: float | None) -> float:
-        return _spent(replace(one, noise_multiplier=sigma), delta, grid)
+        return _spent(replace(one, noise_multiplier=sigma), delta, grid, beside)
 
     aim = epsilon * (1.0 - tolerance / 2.0)
     coarse_aim, best = aim, 0.0
@@ -111,5 +121,5 @@ def _tighten(spent: Callable[[float], float], high: float, epsilon: float, toler
     return high
 
 
-def _spent(release: GaussianRelease, delta: float, grid: float | None) -> float:
-    return account([release], delta, discretisation=grid).value
+def _spent(release: GaussianRelease, delta: float, grid: float | None, beside: Sequence[GaussianRelease] = ()) -> float:
+    return account([release, *beside], delta, discretisation=grid).value

@@ -49,20 +49,27 @@ def read_empirical(run: RunFolder) -> Mapping[str, Any] | None:
 def against_rounds(run: RunFolder, config: Config, audit: AuditResult) -> AuditResult:
     """The audit with a finding where the run recorded rounds that no ledger charges: a ledger is missing, or was cut.
 
-    User-central: every recorded round has a release at the coordinator. User-local, record and user-ftrl: as every
-    update that reached a sum was charged on its device, there are at least as many releases as updates.
+    User-central: every recorded round, and the one-shot release, has a charge at the coordinator. User-local, record
+    and user-ftrl: as every update that reached a sum was charged on its device, there are at least as many releases as
+    updates.
     """
     records = read_lines(run.metrics)
     findings = list(audit.findings)
     if config.privacy.mode in CENTRAL_MODES and records:
         own = next((one for one in audit.ledgers if one.path == run.ledger), None)
-        rounds = len(records)
+        rounds = sum(int(record["round"]) > 0 for record in records)
         due = 2 * rounds if config.privacy.clipping == "adaptive" else rounds  # the quantile is a release of its own
         if own is None:
             findings.append(Finding(run.ledger, None, f"no such ledger, though the run recorded {rounds} rounds"))
-        elif own.holds and own.releases < due:
-            what = f"{own.releases} releases, though the run recorded {rounds} rounds (it was cut, or is an old copy)"
-            findings.append(Finding(run.ledger, None, what))
+        elif own.holds:
+            lines = [line["body"] for line in read_lines(run.ledger) if line["kind"] == "release"]
+            early = sum(int(body["round"]) == 0 and body["line"] in ("model", "statistics") for body in lines)
+            if own.releases - early < due:
+                what = f"{own.releases - early} releases, though the run recorded {rounds} rounds"
+                findings.append(Finding(run.ledger, None, f"{what} (it was cut, or is an old copy)"))
+            if config.one_shot.enabled and not early:
+                what = "no release before the rounds, though the run had a one-shot release"
+                findings.append(Finding(run.ledger, None, what))
     if config.privacy.mode in (*DEVICE_MODES, "user-ftrl"):
         updates = sum(int(record["realised"]) for record in records)
         devices = [one for one in audit.ledgers if run.devices in one.path.parents]

@@ -24,7 +24,7 @@ from mmfed.evaluation.rating import mse
 from mmfed.federated.coordinator import server_app
 from mmfed.federated.device_store import DeviceStore
 from mmfed.federated.one_shot import FILE as ONE_SHOT_FILE
-from mmfed.federated.one_shot import band_ease, load_one_shot, use_one_shot
+from mmfed.federated.one_shot import load_one_shot, teacher_of, use_one_shot
 from mmfed.federated.participant import client_app
 from mmfed.federated.progress import load_parameters
 from mmfed.federated.strategy import RoundRecord
@@ -267,7 +267,9 @@ class _Observer:
         if not len(split.validation):
             return None
         if not self._one_shot_used and (self._run.checkpoints / ONE_SHOT_FILE).exists():
-            use_one_shot(self._model, band_ease(load_one_shot(self._run), config), config)
+            features, catalogue = self._workspace.features.modalities, self._workspace.shop.catalogue
+            teacher = teacher_of(load_one_shot(self._run), config, features, catalogue)
+            use_one_shot(self._model, teacher, config)
             self._one_shot_used = True
         load_parameters(self._model, parameters)
         chosen = None if config.training.objective == "mse" else self._workspace.evaluated(split.validation)

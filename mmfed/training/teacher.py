@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from mmfed.models.band_ease import BandEase, standardised
@@ -40,9 +41,9 @@ def taught(
             value.copy_(parameters[name])
     generator = numpy_generator(seed, "teacher")
     optimiser = torch.optim.Adam(shared.values(), lr=TEACHING_RATE)
-    known = np.flatnonzero(np.abs(teacher.weights).sum(1) > 0)
-    for _ in range(steps if len(known) > 1 else 0):
-        walks = _walks(teacher, known, generator)
+    starts = teacher.starts()
+    for _ in range(steps if np.count_nonzero(starts) > 1 else 0):
+        walks = _walks(teacher, starts, generator)
         loss = _distance(local, teacher, walks)
         optimiser.zero_grad()
         loss.backward()
@@ -51,25 +52,32 @@ def taught(
     return {name: value.detach().clone() for name, value in shared.items()}
 
 
-def _walks(teacher: BandEase, known: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _walks(teacher: BandEase, starts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """[BATCH, length] item index; the length is drawn once for the batch."""
-    longest = min(LONGEST, teacher.weights.shape[0] - 1)  # something must be left to rank
+    longest = min(LONGEST, len(teacher.weights) - 1)  # something must be left to rank
     length = int(generator.integers(1, longest + 1))
     walks = np.zeros((BATCH, length), dtype=np.int64)
-    walks[:, 0] = generator.choice(known, BATCH)
+    walks[:, 0] = generator.choice(len(starts), BATCH, p=starts)
     for place in range(1, length):
-        scores = standardised(teacher.weights[walks[:, place - 1]]) * SHARPNESS
+        scores = standardised(teacher.of_recent(_recent(walks[:, place - 1 : place], teacher))) * SHARPNESS
         np.put_along_axis(scores, walks[:, :place], -np.inf, axis=1)
         # Gumbel maximum: one draw from the softmax of every row.
         walks[:, place] = np.argmax(scores + generator.gumbel(size=scores.shape), axis=1)
     return walks
 
 
+def _recent(walks: np.ndarray, teacher: BandEase) -> sparse.csr_array:
+    """[rows, items] recency weights of walks [rows, length]; a walk never visits an item twice."""
+    count, length = walks.shape
+    weights = np.tile(teacher.history_decay ** np.arange(length - 1, -1, -1.0), count)
+    rows = np.repeat(np.arange(count), length)
+    return sparse.csr_array((weights, (rows, walks.ravel())), shape=(count, len(teacher.weights)))
+
+
 def _distance(model: Recommender, teacher: BandEase, walks: np.ndarray) -> Tensor:
     """Cross-entropy between the teacher's and the model's softmax after each walk, nats; walked items left out."""
     count, length = walks.shape
-    weights = teacher.history_decay ** np.arange(length - 1, -1, -1.0)
-    taught = standardised((teacher.weights[walks] * weights[None, :, None]).sum(1)) * SHARPNESS
+    taught = standardised(teacher.of_recent(_recent(walks, teacher))) * SHARPNESS
     np.put_along_axis(taught, walks, -np.inf, axis=1)
     tables = model.item_tables()
     dtype = tables.bias.dtype

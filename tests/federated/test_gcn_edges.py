@@ -19,8 +19,9 @@ from tiny_shop import ITEMS, USERS, tiny_run, write_tiny_shop
 
 from mmfed.config import Config
 from mmfed.federated import tasks, wire
-from mmfed.federated.one_shot import band_ease, load_one_shot
+from mmfed.federated.one_shot import load_one_shot
 from mmfed.federated.workspace import load_workspace
+from mmfed.models.band_ease import BandEase
 from mmfed.models.gcn import GraphConvolution
 from mmfed.records import RunFolder
 
@@ -199,7 +200,8 @@ def test_the_first_message_and_the_item_graph_know_nobody(tmp_path, kind):
 def test_the_learned_graph_is_made_of_the_sum_alone(tmp_path, kind):
     """Item-item edges from the one-shot sum over all users; the same in every round."""
     config, run, grid = run_on(tmp_path, random_histories(USERS), kind, nodes=3)
-    graph = band_ease(load_one_shot(run), config).graph(NEIGHBOURS)
+    cooccurrence = load_one_shot(run).cooccurrence
+    graph = BandEase(cooccurrence, ridge=2.0, history_decay=config.one_shot.history_decay).graph(NEIGHBOURS)
     trained = [message for message in grid.sent if message.metadata.message_type == tasks.TRAIN]
     assert len(trained) == 6
     for message in trained:

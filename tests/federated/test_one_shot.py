@@ -16,7 +16,14 @@ from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import tasks
 from mmfed.federated.coordinator import enrol
-from mmfed.federated.one_shot import MOST_ITEMS, check_one_shot, collect_one_shot, load_one_shot, one_shot_shapes
+from mmfed.federated.one_shot import (
+    MOST_ITEMS,
+    OneShotRound,
+    check_one_shot,
+    collect_one_shot,
+    load_one_shot,
+    one_shot_shapes,
+)
 from mmfed.federated.participant import client_app
 from mmfed.federated.workspace import load_workspace
 from mmfed.privacy.keys import load_or_create_key
@@ -63,17 +70,8 @@ def collect(config: Config, folder: Path, *, nodes: int = 2, **more) -> tuple[np
     workspace = load_workspace(config)
     key = load_or_create_key(run.path / "key.pem")
     members: Mapping[int, np.ndarray] = enrol(grid, config, "run-1", workspace)
-    total = collect_one_shot(
-        grid,
-        config,
-        run,
-        key,
-        run_id="run-1",
-        nodes=members,
-        catalogue=workspace.features.digest,
-        item_count=ITEMS,
-    )
-    return total, grid, run
+    asked = OneShotRound(grid, config, "run-1", members, workspace.features.digest, ITEMS)
+    return collect_one_shot(asked, run, key).cooccurrence, grid, run
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 5])
@@ -81,7 +79,7 @@ def test_the_federated_sum_is_the_direct_sum(configured, tmp_path, nodes):
     config = configured(*PLAIN)
     found, grid, run = collect(config, tmp_path, nodes=nodes)
     np.testing.assert_allclose(found, direct_sum(config), rtol=1e-12, atol=1e-14)
-    assert np.array_equal(load_one_shot(run), found)
+    assert np.array_equal(load_one_shot(run).cooccurrence, found)
     asked = [message for message in grid.sent if message.metadata.message_type == tasks.ONE_SHOT]
     assert sorted(message.metadata.dst_node_id for message in asked) == list(range(1, nodes + 1))
     users = [key for message in asked for key in tasks.read_task(message.content)[0].users.tolist()]
@@ -112,7 +110,7 @@ def test_the_run_asks_once_and_before_the_first_round(configured):
     run, grid = federate(config)
     kinds = [message.metadata.message_type for message in grid.sent]
     assert kinds == [tasks.ENROL] * 2 + [tasks.ONE_SHOT] * 2 + [tasks.TRAIN] * 4
-    np.testing.assert_allclose(load_one_shot(run), direct_sum(config), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(load_one_shot(run).cooccurrence, direct_sum(config), rtol=1e-12, atol=1e-14)
     _, again = federate(config.model_copy(deep=True), resume=True)
     assert tasks.ONE_SHOT not in [message.metadata.message_type for message in again.sent], "it is kept"
 
@@ -125,14 +123,14 @@ def test_without_it_no_device_is_asked(configured):
 
 
 class TestPrivacy:
-    @pytest.mark.parametrize("mode", ["user-central", "record"])
+    @pytest.mark.parametrize("mode", ["record"])
     def test_the_server_does_not_ask(self, configured, mode):
         """Whatever comes first, the configuration or the check, no device hears of it."""
         with pytest.raises(MmfedError, match="one_shot") as fault:
             federate(configured(*PLAIN, f"privacy.mode={mode}", "federation.rounds=1"))
         assert fault.value.code in (ExitCode.PRIVACY, ExitCode.CONFIG)
 
-    @pytest.mark.parametrize("mode", ["user-central", "record"])
+    @pytest.mark.parametrize("mode", ["record"])
     def test_the_collection_itself_refuses(self, configured, tmp_path, mode):
         plain = configured(*PLAIN)
         private = plain.model_copy(update={"privacy": plain.privacy.model_copy(update={"mode": mode})})
@@ -143,7 +141,7 @@ class TestPrivacy:
         assert not answers, "no device was asked"
         assert not list(tmp_path.rglob("one-shot*"))
 
-    @pytest.mark.parametrize("mode", ["user-central", "record"])
+    @pytest.mark.parametrize("mode", ["record"])
     def test_a_device_does_not_answer(self, configured, tmp_path, mode):
         """A hostile or mistaken server asks all the same."""
         config = configured("privacy.mode=none")
@@ -267,16 +265,9 @@ def test_a_repeated_reply_counts_once(configured, tmp_path, caplog):
     config, run = configured(*PLAIN), RunFolder(tmp_path / "run")
     grid = Repeating(InProcessGrid(client_app(), nodes=2, state_folder=tmp_path / "state"))
     workspace, key = load_workspace(config), load_or_create_key(run.path / "key.pem")
-    total = collect_one_shot(
-        grid,
-        config,
-        run,
-        key,
-        run_id="run-1",
-        nodes=enrol(InProcessGrid(client_app(), nodes=2, state_folder=tmp_path / "other"), config, "run-1", workspace),
-        catalogue=workspace.features.digest,
-        item_count=ITEMS,
-    )
+    members = enrol(InProcessGrid(client_app(), nodes=2, state_folder=tmp_path / "other"), config, "run-1", workspace)
+    asked = OneShotRound(grid, config, "run-1", members, workspace.features.digest, ITEMS)
+    total = collect_one_shot(asked, run, key).cooccurrence
     np.testing.assert_allclose(total, direct_sum(config), rtol=1e-12, atol=1e-14)
     assert "answered before" in caplog.text
 
@@ -315,4 +306,4 @@ def test_a_catalogue_too_large_is_refused_before_anybody_is_asked(configured):
     with pytest.raises(MmfedError, match="MiB") as fault:
         check_one_shot(config, MOST_ITEMS + 1)
     assert fault.value.code is ExitCode.CONFIG
-    assert one_shot_shapes(MOST_ITEMS)["cooccurrence"] == (200_010_000,)
+    assert one_shot_shapes(config, MOST_ITEMS, None)["cooccurrence"] == (200_010_000,)

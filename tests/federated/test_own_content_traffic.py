@@ -73,7 +73,9 @@ def test_the_same_messages_and_nothing_of_the_content(place: Path, tmp_path: Pat
 def test_the_one_shot_sum_is_of_interactions_alone(place: Path, tmp_path: Path) -> None:
     options = ("one_shot.enabled=true", "federation.rounds=1", f"run.folder={tmp_path}")
     sums = [
-        load_one_shot(federate(own_content_run(place, *options, f"run.name=own-{own}", f"data.own_content={own}"))[0])
+        load_one_shot(
+            federate(own_content_run(place, *options, f"run.name=own-{own}", f"data.own_content={own}"))[0]
+        ).cooccurrence
         for own in ("true", "false")
     ]
     assert np.abs(sums[0]).sum() > 0

@@ -69,7 +69,7 @@ def test_the_same_messages_whatever_people_say_and_no_answer_in_them(
 def test_the_one_shot_sum_is_of_interactions_alone(place: Path, tmp_path: Path) -> None:
     options = ("one_shot.enabled=true", "federation.rounds=1", f"run.folder={tmp_path}")
     sums = [
-        load_one_shot(federate(people_run(place, *options, f"run.name=asked-{asked}", asked=asked))[0])
+        load_one_shot(federate(people_run(place, *options, f"run.name=asked-{asked}", asked=asked))[0]).cooccurrence
         for asked in (True, False)
     ]
     assert np.abs(sums[0]).sum() > 0

@@ -101,7 +101,7 @@ def by_hand(config: Config, workspace: Workspace, discount: float) -> np.ndarray
     popularity = learned.model.item_tables().bias.detach().double().numpy()
     if learned.beside is not None:
         scores = standard(scores + 0.5 * standard(learned.beside.score(history, users)))
-        popularity = np.log(1.0 + np.diag(load_one_shot(run_of(config))))
+        popularity = np.log(1.0 + np.diag(load_one_shot(run_of(config)).cooccurrence))
     return scores - discount * standard(popularity[None])[0]
 
 

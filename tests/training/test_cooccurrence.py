@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import histories_from
 
-from mmfed.training.cooccurrence import banded_cooccurrence, packed, packed_size, unpacked
+from mmfed.training.cooccurrence import banded_cooccurrence, packed, packed_size, popularity_counts, unpacked
 
 ITEMS = 9
 SEQUENCES = st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=12), max_size=6)
@@ -125,3 +125,44 @@ def test_packed_holds_the_upper_triangle_times_root_two(items: int) -> None:
     np.testing.assert_allclose(vector, expected, rtol=1e-15)
     assert np.linalg.norm(vector) == pytest.approx(np.linalg.norm(matrix), rel=1e-14)
     np.testing.assert_allclose(unpacked(vector, items), matrix, rtol=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lists=SEQUENCES, decay=DECAYS, covered=st.sets(st.integers(0, ITEMS - 1)))
+def test_of_some_items_every_user_still_adds_norm_one(lists: list[list[int]], decay: float, covered: set[int]) -> None:
+    """The others are as if the person had never touched them, but for the places in between."""
+    items = np.array(sorted(covered), dtype=np.int64)
+    found = banded_cooccurrence(histories_from(lists), ITEMS, decay=decay, covered=items)
+    expected = np.zeros((ITEMS, ITEMS))
+    for sequence in lists:
+        own = by_loop([sequence], decay)[np.ix_(items, items)]
+        if own.any():
+            expected[np.ix_(items, items)] += own / np.linalg.norm(own)
+    np.testing.assert_allclose(found, expected[np.ix_(items, items)], rtol=1e-10, atol=1e-14)
+    for sequence in lists:
+        own = banded_cooccurrence(histories_from([sequence]), ITEMS, decay=decay, covered=items)
+        assert np.linalg.norm(packed(own)) == pytest.approx(1.0 if covered & set(sequence) else 0.0, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lists=SEQUENCES)
+def test_popularity_counts_everybody_with_norm_one(lists: list[list[int]]) -> None:
+    expected = np.zeros(ITEMS)
+    for sequence in lists:
+        for item in set(sequence):
+            expected[item] += 1 / math.sqrt(len(set(sequence)))
+    np.testing.assert_allclose(popularity_counts(histories_from(lists), ITEMS), expected, rtol=1e-12)
+    for sequence in lists:
+        norm = np.linalg.norm(popularity_counts(histories_from([sequence]), ITEMS))
+        assert norm == pytest.approx(1.0 if sequence else 0.0, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lists=SEQUENCES.filter(bool), decay=DECAYS)
+def test_removing_a_user_moves_a_sum_by_at_most_one_and_replacing_by_root_two(
+    lists: list[list[int]], decay: float
+) -> None:
+    whole, without = (packed(summed(part, decay)) for part in (lists, lists[1:]))
+    assert np.linalg.norm(whole - without) <= 1 + 1e-12
+    other = packed(summed([[8, 0, 3], *lists[1:]], decay))
+    assert np.linalg.norm(whole - other) <= math.sqrt(2) + 1e-12, "all entries are positive: no angle above 90°"
