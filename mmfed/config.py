@@ -336,7 +336,7 @@ class OneShotSection(_Section):
     ensemble: float | None = Field(
         default=None,
         ge=0,
-        description="weight of band-EASE beside the model; none chooses it on validation, or takes 1 under noise",
+        description="weight of band-EASE beside the model; none chooses it on validation, or takes 4 under noise",
     )
     teacher_steps: int = Field(
         default=0, ge=0, description="steps in which band-EASE teaches the model before the first round"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,6 +31,7 @@ app = typer.Typer(
         "mmfed privacy plan --mode record --population 30 --cohort 10 --rounds 30 --epsilon 8",
         "mmfed privacy plan --mode user-ftrl --population 100000 --rounds 500 --separation 50 --epsilon 8",
         "mmfed privacy plan --mode user-local --population 100000 --cohort 1000 --rounds 500 --epsilon 8",
+        "mmfed privacy plan --population 10000 --items 1700 --rounds 40 --epsilon 4",
     ),
 )
 def plan(
@@ -73,11 +75,19 @@ def plan(
     parameters: Annotated[
         int | None, typer.Option(help="Trained coordinates; adds the signal-to-noise ratio of one release.")
     ] = None,
+    items: Annotated[
+        int | None, typer.Option(help="Size of the catalogue; adds whether to spend epsilon once or over the rounds.")
+    ] = None,
+    history: Annotated[int, typer.Option(help="With --items: a guess of a typical person's events.")] = 10,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Compute the noise multiplier for an epsilon, or the epsilon of a noise multiplier (give exactly one)."""
+    """Compute the noise multiplier for an epsilon, or the epsilon of a noise multiplier (give exactly one).
+
+    With --items it also recommends the one-shot release or iterative rounds, and says why.
+    """
     from mmfed.privacy import planning
     from mmfed.privacy.adaptive_clip import shared_noise
+    from mmfed.privacy.advice import advise
     from mmfed.privacy.planning_banded import plan_banded
     from mmfed.privacy.planning_local import plan_local
     from mmfed.privacy.units import check_count, check_population, guarantee_for
@@ -128,6 +138,13 @@ def plan(
     promise = guarantee_for(
         mode, epsilon=found.epsilon, population=population, delta=delta, window=window if mode == "record" else None
     )
+    advice = None
+    if items is not None:
+        if mode != "user-central":
+            raise MmfedError(ExitCode.USAGE, f"--items: there is no one-shot release in {mode} mode.", "leave it out.")
+        advice = advise(
+            population=population, items=items, epsilon=epsilon or round(found.epsilon, 3), delta=delta, history=history
+        )
     whole_user = planning.user_epsilon_of_record_plan(found) if mode == "record" else None
     shared = None
     if clipping == "adaptive":
@@ -157,6 +174,7 @@ def plan(
                 "signal_to_noise": ratio,
                 "noise_of_update": None if shared is None else shared.update,
                 "noise_of_quantile": None if shared is None else shared.bits,
+                "advice": None if advice is None else asdict(advice),
             }
         )
         return
@@ -187,6 +205,11 @@ def plan(
     if whole_user is not None:
         say(f"for a whole user  epsilon = {whole_user:.4g}: all windows of the device added or removed at once")
     say(f"not covered       {'; '.join(promise.not_covered)}")
+    if advice is not None:
+        say(f"recommended       {advice.way}")
+        for reason in advice.reasons:
+            say(f"                  {reason}")
+        say(f"                  {' '.join(f'--set {setting}' for setting in advice.settings)}")
 
 
 @app.command(

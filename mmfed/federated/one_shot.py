@@ -14,7 +14,7 @@ from mmfed.config import Config
 from mmfed.data.schema import Catalogue, Features
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import faults, tasks, wire
-from mmfed.federated.one_shot_sum import FILE, OneShotRelease, OneShotSum, cooccurrence_decay, load_one_shot
+from mmfed.federated.one_shot_sum import FILE, OneShotRelease, OneShotSum, load_one_shot
 from mmfed.models.band_ease import BandEase
 from mmfed.models.base import Recommender
 from mmfed.models.content_kernel import content_kernel
@@ -224,7 +224,6 @@ def teacher_of(found: OneShotSum, config: Config, features: Mapping[str, Feature
         pairs=pairs,
         content=content,
         kernel=content_kernel(features, catalogue),
-        decay=cooccurrence_decay(config),
         ridge=section.ridge or RIDGE_UNDER_NOISE,
         history_decay=section.history_decay,
         denoising=section.denoising,

@@ -17,8 +17,8 @@ NEAR = 0.2  # standard deviations of a number at which likeness has fallen to 1/
 def content_kernel(features: Mapping[str, Features], catalogue: Catalogue) -> FloatArray:
     """[items, items] cosines of text and of other modalities, of the category's labels, and closeness in numbers.
 
-    Weights as in the study's recipe. What an item lacks adds nothing. Attributes count through the columns they were
-    made of, not through their encoding.
+    Weights as in the study's recipe; the weight of numbers is shared by all columns. What an item lacks adds nothing.
+    Attributes count through the columns they were made of, not through their encoding.
     """
     total = np.zeros((catalogue.size, catalogue.size))
     for name in sorted(set(features) - {"attributes"}):
@@ -30,8 +30,9 @@ def content_kernel(features: Mapping[str, Features], catalogue: Catalogue) -> Fl
         total += CATEGORY * _cosines(labels)
     with np.errstate(invalid="ignore", divide="ignore"):
         prices = np.log(np.where(catalogue.prices > 0, catalogue.prices, np.nan))
-    for column in (*catalogue.numeric.values(), prices):
-        total += NUMBER * _closeness(column)
+    numbers = [close for column in (*catalogue.numeric.values(), prices) if (close := _closeness(column)).any()]
+    for close in numbers:
+        total += NUMBER / len(numbers) * close
     return total
 
 

@@ -19,8 +19,9 @@ FLOOR = 0.2  # popularity never falls below this part of its prior
 PRIOR_COLUMNS, PRIOR_RIDGE, PRIOR_STEPS = 32, 1.0, 30
 # Public directions of the content, and most popular items: the estimates of all pairs are averaged, so that none of
 # these numbers matters much.
-SUBSPACES = ((16, 400), (64, 600))
+SUBSPACES = ((16, 300), (32, 500), (64, 700))
 POPULARITY_POWER = 0.75
+SMALLEST_DIAGONAL = 0.05  # ‖K_u‖ ≥ √T_u, so the share is at most 1; below this no decay and history bring it
 ABOVE_EDGE = 1.02
 THRESHOLD = 4.0  # deviations of noise that an entry has to exceed
 MODALITY_SCALE = {"attributes": 1.0, "text": 1.0}  # relative length of an item's vector; others below
@@ -133,11 +134,15 @@ def denoised_cooccurrence(
     return estimate
 
 
-def expected_diagonal(popularity: FloatArray, decay: float) -> FloatArray:
-    """[items] the diagonal of the co-occurrence as popularity has it, by a constant of the band.
+def expected_diagonal(noised: FloatArray, popularity: FloatArray) -> FloatArray:
+    """[items] the diagonal of the co-occurrence: popularity, scaled to the sum of the noised diagonal.
 
-    A long history of T items has ‖K_u‖² ≈ T (1 + decay²) / (1 − decay²), so its diagonal is κ/√T with the κ used here;
-    with decay 1, ‖K_u‖ = T and no constant holds: κ is then that of decay 0.99.
+    A user's diagonal is 1/‖K_u‖ on every item and the popularity 1/√T_u: nearly proportional, and popularity is the
+    better known of the two. The sum over all items is known well, by the release itself.
+
+    Args:
+        noised: [items] diagonal with its noise.
+        popularity: [items] positive, denoised.
     """
-    squared = min(decay, 0.99) ** 2
-    return popularity * np.sqrt((1.0 - squared) / (1.0 + squared))
+    share = float(noised.sum()) / float(popularity.sum())
+    return popularity * np.clip(share, SMALLEST_DIAGONAL, 1.0)

@@ -6,17 +6,19 @@ standardised over the catalogue. Content and history meet on the device; no budg
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg, sparse
 
 from mmfed.models.band_ease import BandEase, ease_weights, standardised
+from mmfed.models.cold_bias import predicted_from_content
 from mmfed.models.denoise import denoised_cooccurrence, expected_diagonal, kept_entries
-from mmfed.types import FloatArray, IntArray
+from mmfed.types import BoolArray, FloatArray, IntArray
 
 POPULARITY, CONTENT = 0.3, 0.6  # beside band-EASE
-POPULARITY_ALONE, CONTENT_ALONE = 0.7, 0.8  # where no co-occurrence was released
+POPULARITY_ALONE, CONTENT_ALONE = 0.8, 0.8  # where no co-occurrence was released
 CONTENT_DECAY = 0.8  # weight of an event per later event
 
 
@@ -51,10 +53,9 @@ class NoisedEase(BandEase):
         items = len(popularity)
         self.paired = weights is not None
         self.weights = np.zeros((items, items)) if weights is None else weights
-        self.popularity = np.log(popularity)
+        self._set_popularity(popularity)
         self.history_decay = history_decay
         self._kernel = kernel
-        self._popular = standardised(self.popularity[None, :])
         self._power = np.log(CONTENT_DECAY) / np.log(history_decay) if history_decay < 1 else 1.0
 
     def of_recent(self, recent: sparse.csr_array) -> FloatArray:
@@ -62,6 +63,22 @@ class NoisedEase(BandEase):
         if not self.paired:
             return POPULARITY_ALONE * self._popular + CONTENT_ALONE * alike
         return standardised(recent @ self.weights) + POPULARITY * self._popular + CONTENT * alike
+
+    def without_counts_of(self, cold: BoolArray, content: FloatArray) -> NoisedEase:
+        """The same with the popularity of items that came after the release told from the content of the others.
+
+        Args:
+            cold: [items] bool.
+            content: [items, d] public.
+        """
+        told = np.exp(predicted_from_content(self.popularity, content, cold))
+        found = copy.copy(self)
+        found._set_popularity(np.where(cold, told, np.exp(self.popularity)))
+        return found
+
+    def _set_popularity(self, popularity: FloatArray) -> None:
+        self.popularity = np.log(popularity)
+        self._popular = standardised(self.popularity[None, :])
 
     def starts(self) -> FloatArray:
         shares = np.exp(self.popularity)
@@ -74,7 +91,6 @@ def noised_ease(
     pairs: NoisedPairs | None,
     content: FloatArray,
     kernel: FloatArray,
-    decay: float,
     ridge: float,
     history_decay: float,
     denoising: str = "spectrum",
@@ -86,7 +102,6 @@ def noised_ease(
         pairs: None: popularity took the whole budget.
         content: [items, d] public (``denoise.content_columns``).
         kernel: [items, items] public.
-        decay: of the K_u.
         ridge: of EASE, in users; raised until the denoised matrix is positive definite.
         denoising: "spectrum" or "threshold".
     """
@@ -98,7 +113,7 @@ def noised_ease(
             if denoising == "threshold"
             else denoised_cooccurrence(pairs.matrix, deviation, own, content[pairs.items])
         )
-        np.fill_diagonal(kept, expected_diagonal(own, decay))
+        np.fill_diagonal(kept, expected_diagonal(np.diag(pairs.matrix), own))
         lowest = float(linalg.eigvalsh(kept, subset_by_index=(0, 0))[0])
         weights = np.zeros((len(counts), len(counts)))
         weights[np.ix_(pairs.items, pairs.items)] = ease_weights(kept, max(ridge, 0.05 - lowest))

@@ -18,6 +18,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.intervals import bootstrap_estimates
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.models.cold_bias import predicted_from_content
+from mmfed.models.noised_ease import NoisedEase
 from mmfed.models.scoring import ModelScorer
 from mmfed.records import RunFolder, write_json
 from mmfed.rng import derive
@@ -33,7 +34,7 @@ from mmfed.simulation.cold_events import (
 )
 from mmfed.simulation.compare import CompareWatcher
 from mmfed.simulation.run import guarantee_of, privacy_statement, private_vectors
-from mmfed.simulation.scorer import RunModel, run_model
+from mmfed.simulation.scorer import RunModel, RunScorer, run_model
 from mmfed.simulation.study import (
     StudyResult,
     check_name_is_free,
@@ -124,7 +125,9 @@ def cold_start(
 
 
 def _notes(config: Config) -> list[str]:
-    return ["band-EASE knows no cold item and is left out of these scores"] if config.one_shot.enabled else []
+    if config.one_shot.enabled and config.privacy.mode == "none":
+        return ["band-EASE knows no cold item and is left out of these scores"]
+    return []
 
 
 def _holding_out(config: Config) -> Config:
@@ -157,6 +160,9 @@ def _model_scores(run: RunFolder, config: Config, held: HeldOut) -> EventScores:
     learned = run_model(run, config, workspace)
     content = content_matrix(workspace)
     bias = None if content is None else _cold_bias(learned, content, held.items)
+    beside = None
+    if isinstance(learned.beside, NoisedEase) and learned.weight and content is not None:
+        beside = learned.beside.without_counts_of(held.items, content)
     vectors = private_vectors(run, workspace, learned.model)
 
     def score(history: Interactions, users: IntArray) -> FloatArray:
@@ -170,7 +176,7 @@ def _model_scores(run: RunFolder, config: Config, held: HeldOut) -> EventScores:
             cold=None if content is None else held.items,
             bias=bias,
         )
-        return scorer(np.arange(len(users)))
+        return RunScorer(scorer, beside, history, learned.weight)(np.arange(len(users)))
 
     return score
 

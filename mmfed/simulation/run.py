@@ -134,7 +134,7 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
         "split": workspace.split.description,
         "protocol": config.evaluation.protocol,
         "round": learned.round,
-        "ensemble": learned.weight,
+        "ensemble": learned.weight if np.isfinite(learned.weight) else None,  # None: the one-shot release alone
         "rounds": len(read_lines(run.metrics)),
         "selection": config.selection,
         "privacy": privacy_statement(config, guarantee),

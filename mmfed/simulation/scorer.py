@@ -21,7 +21,7 @@ from mmfed.records import RunFolder
 from mmfed.types import FloatArray, IntArray
 
 ENSEMBLE_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
-WEIGHT_UNDER_NOISE = 1.0
+WEIGHT_UNDER_NOISE = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class RunModel:
         model: with the chosen round's parameters.
         round: that round.
         beside: band-EASE of the one-shot sum; None where the run has none.
-        weight: of band-EASE's standardised score beside the model's.
+        weight: of band-EASE's standardised score beside the model's; infinite where the model has learned nothing, and
+            band-EASE alone recommends.
     """
 
     config: Config
@@ -110,6 +111,9 @@ class RunScorer:
 
     def __call__(self, users: IntArray) -> FloatArray:
         """[users, items] scores."""
+        if self._beside is not None and np.isinf(self._weight):
+            scores = self._beside.score(self._history, users)
+            return scores if self._discount is None else standardised(scores) - self._discount
         scores = self._model(users)
         if self._beside is None and self._discount is None:
             return scores
@@ -137,6 +141,8 @@ def run_model(run: RunFolder, config: Config, workspace: Workspace) -> RunModel:
         use_one_shot(model, beside, config)
     load_parameters(model, parameters)
     section, private = config.one_shot, config.privacy.mode != "none"
+    if beside is not None and not (config.federation.rounds or section.teacher_steps):
+        return RunModel(config, model, number, beside, np.inf)
     # Validation figures are private, and a choice made by them is a release.
     weight = WEIGHT_UNDER_NOISE if private and section.ensemble is None else section.ensemble or 0.0
     found = RunModel(config, model, number, beside, weight)

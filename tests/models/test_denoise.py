@@ -160,13 +160,25 @@ def test_few_items(items):
     assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("decay", [0.5, 0.9, 0.95])
-def test_the_diagonal_told_from_popularity_is_that_of_long_histories(decay):
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("length", [5, 100])
+def test_the_diagonal_told_from_popularity_is_the_true_one(decay, length):
+    """For short and for long histories, from a diagonal whose noise is as large as most of its entries."""
     generator = np.random.default_rng(0)
-    histories = histories_from([generator.permutation(ITEMS)[:100].tolist() for _ in range(300)])
+    liking = np.exp(0.5 * generator.standard_normal(ITEMS))
+    draws = [generator.choice(ITEMS, length, replace=False, p=liking / liking.sum()) for _ in range(300)]
+    histories = histories_from([draw.tolist() for draw in draws])
     exact = np.diag(banded_cooccurrence(histories, ITEMS, decay=decay))
-    told = expected_diagonal(popularity_counts(histories, ITEMS), decay)
-    np.testing.assert_allclose(told, exact, rtol=0.12)
+    noised = exact + exact.mean() * generator.standard_normal(ITEMS)
+    told = expected_diagonal(noised, popularity_counts(histories, ITEMS))
+    assert np.linalg.norm(told - exact) < 0.25 * np.linalg.norm(noised - exact)
+
+
+@pytest.mark.parametrize("noised", [-1e6, 0.0, 1e6])
+def test_a_diagonal_of_noise_alone_stays_within_what_can_be(noised):
+    told = expected_diagonal(np.full(ITEMS, noised), np.ones(ITEMS))
+    assert (told > 0).all()
+    assert (told <= 1).all()
 
 
 def test_content_columns_leave_out_what_is_absent_and_balance_modalities():

@@ -84,7 +84,6 @@ def test_people_are_shown_their_own_group(denoising):
         pairs=NoisedPairs(exact + noise(ITEMS, deviation), np.arange(ITEMS), deviation * np.sqrt(2)),
         content=content,
         kernel=np.zeros((ITEMS, ITEMS)),
-        decay=0.95,
         ridge=5.0,
         history_decay=0.9,
         denoising=denoising,
@@ -104,7 +103,6 @@ def test_pairs_of_some_items_leave_the_others_alone():
         pairs=NoisedPairs(exact[np.ix_(items, items)], items, 1e-6),
         content=content,
         kernel=alike(content),
-        decay=0.95,
         ridge=5.0,
         history_decay=0.9,
     )
@@ -129,7 +127,6 @@ def test_noise_alone_never_breaks_it(denoising, scale):
         pairs=NoisedPairs(noise(ITEMS, 5 * scale), np.arange(ITEMS), scale),
         content=np.zeros((ITEMS, 0)),
         kernel=np.zeros((ITEMS, ITEMS)),
-        decay=1.0,
         ridge=0.1,
         history_decay=1.0,
         denoising=denoising,
@@ -144,10 +141,24 @@ def test_the_ridge_is_as_asked_where_the_matrix_allows_it():
         pairs=NoisedPairs(exact, np.arange(ITEMS), 1e-9),
         content=content,
         kernel=np.zeros((ITEMS, ITEMS)),
-        decay=0.95,
         ridge=7.0,
         history_decay=0.9,
     )
     gram = denoised_cooccurrence(exact, 1e-9 / np.sqrt(2), popularity, content)
-    np.fill_diagonal(gram, expected_diagonal(popularity, 0.95))
+    np.fill_diagonal(gram, expected_diagonal(np.diag(exact), popularity))
     np.testing.assert_allclose(model.weights, ease_weights(gram, 7.0), atol=1e-9)
+
+
+def test_items_that_came_later_are_as_popular_as_their_content_says():
+    generator = np.random.default_rng(0)
+    content = generator.standard_normal((ITEMS, 3))
+    truth = np.exp(content @ [1.0, -0.5, 0.2])
+    cold = np.arange(ITEMS) % 10 == 0
+    found = NoisedEase(None, popularity=np.where(cold, 1e-3, truth), kernel=np.zeros((ITEMS, ITEMS)), history_decay=0.9)
+    kept = found.popularity.copy()
+    later = found.without_counts_of(cold, content)
+    np.testing.assert_allclose(later.popularity[~cold], found.popularity[~cold], rtol=1e-12)
+    np.testing.assert_allclose(later.popularity[cold], np.log(truth)[cold], atol=0.1)
+    assert np.array_equal(found.popularity, kept), "the original stays"
+    order = np.argsort(later.of_recent(sparse.csr_array((1, ITEMS)))[0])
+    assert np.array_equal(order, np.argsort(later.popularity))
