@@ -41,7 +41,7 @@ def noise_multiplier_for(
     one = GaussianRelease(noise_multiplier=1.0, sampling=sampling, sampling_rate=sampling_rate, count=rounds)
 
     def spent(sigma: float, grid: float | None) -> float:
-        return _spent(replace(one, noise_multiplier=sigma), delta, grid, beside)
+        return _spent(replace(one, noise_multiplier=sigma), delta, grid, *beside)
 
     aim = epsilon * (1.0 - tolerance / 2.0)
     coarse_aim, best = aim, 0.0
@@ -121,5 +121,5 @@ def _tighten(spent: Callable[[float], float], high: float, epsilon: float, toler
     return high
 
 
-def _spent(release: GaussianRelease, delta: float, grid: float | None, beside: Sequence[GaussianRelease] = ()) -> float:
+def _spent(release: GaussianRelease, delta: float, grid: float | None, *beside: GaussianRelease) -> float:
     return account([release, *beside], delta, discretisation=grid).value
