@@ -7,12 +7,13 @@ import numpy as np
 from mmfed.types import IntArray
 
 BLOCK = 64  # users alike in length, which the engine computes at once
+DEVICES = 32  # least in a part where each is clipped, noised and charged for itself
 FEW, MANY = 8, 64  # so many parts of the least size at most; so many of four times that size
 NUMBERS = 5000  # of an update for one user of a part: what it costs to carry and to add
 PRODUCTS = 1_300_000  # for one user of a part: item tables are computed in every part
 
 
-def cut(lengths: IntArray, *, numbers: int, products: int = 0, one_by_one: bool = False) -> list[IntArray]:
+def cut(lengths: IntArray, *, numbers: int, products: int = 0, device_by_device: bool = False) -> list[IntArray]:
     """Places of users by part, ascending in each; every user is in one part.
 
     Users are dealt in blocks of like length, so that parts take about as long, and the padding is that of the whole.
@@ -21,10 +22,10 @@ def cut(lengths: IntArray, *, numbers: int, products: int = 0, one_by_one: bool 
         lengths: [users] interactions.
         numbers: size of an update.
         products: multiplications that make the item tables.
-        one_by_one: users are trained one after another (record-level privacy): parts may be small.
+        device_by_device: record-level privacy: a user is much work, and parts may be small.
     """
-    block = 1 if one_by_one else BLOCK
-    least = max(FEW if one_by_one else BLOCK, -(-numbers // NUMBERS), -(-products // PRODUCTS))
+    block, least = (1, DEVICES) if device_by_device else (BLOCK, BLOCK)
+    least = max(least, -(-numbers // NUMBERS), -(-products // PRODUCTS))
     users = len(lengths)
     count = max(min(users // least, FEW), min(users // (4 * least), MANY))
     if count < 2:

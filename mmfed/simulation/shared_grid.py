@@ -19,7 +19,7 @@ from mmfed.federated.participant import node_for
 from mmfed.models.base import Recommender, Scope
 from mmfed.simulation.inprocess import InProcessGrid
 from mmfed.simulation.part_work import MESSAGES, MODES, Part, PartUpdate, PartWork, added
-from mmfed.simulation.parts import FEW, cut
+from mmfed.simulation.parts import BLOCK, DEVICES, cut
 from mmfed.simulation.worker_count import worthwhile
 from mmfed.simulation.workers import Workers
 from mmfed.training.cooccurrence import packed_size
@@ -159,7 +159,7 @@ class SharedGrid(InProcessGrid):
 def _tasks(message: Message, task: tasks.Task, settings: Mapping[str, Any]) -> list[tasks.Task]:
     """The task, cut by users; whole where there are too few of them to look at."""
     record = task.config.privacy.mode == "record"
-    if len(task.users) < 2 * FEW:
+    if len(task.users) < 2 * min(BLOCK, DEVICES):
         return [task]
     node, _ = node_for(task, settings)
     model, one_shot = node.model, message.metadata.message_type == tasks.ONE_SHOT
@@ -167,7 +167,7 @@ def _tasks(message: Message, task: tasks.Task, settings: Mapping[str, Any]) -> l
     if not one_shot and _encoded_once(task, model):
         return [task]
     lengths = node.workspace.split.train.lengths[node.chosen(task)]
-    places = cut(lengths, numbers=numbers, products=products, one_by_one=record and not one_shot)
+    places = cut(lengths, numbers=numbers, products=products, device_by_device=record and not one_shot)
     if len(places) > 1:
         node.prepare()
     return [replace(task, users=task.users[place]) for place in places]

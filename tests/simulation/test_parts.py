@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfed.simulation.parts import BLOCK, FEW, MANY, NUMBERS, PRODUCTS, cut
+from mmfed.simulation.parts import BLOCK, DEVICES, FEW, MANY, NUMBERS, PRODUCTS, cut
 
 
 @given(
     lengths=st.lists(st.integers(0, 500), max_size=600),
     numbers=st.integers(0, 10**6),
-    one_by_one=st.booleans(),
+    device_by_device=st.booleans(),
 )
-def test_everyone_is_in_one_part(lengths: list[int], numbers: int, one_by_one: bool) -> None:
-    parts = cut(np.array(lengths, dtype=np.int64), numbers=numbers, one_by_one=one_by_one)
+def test_everyone_is_in_one_part(lengths: list[int], numbers: int, device_by_device: bool) -> None:
+    parts = cut(np.array(lengths, dtype=np.int64), numbers=numbers, device_by_device=device_by_device)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(lengths)))
     assert all((np.diff(part) > 0).all() for part in parts)
-    assert len(parts) == 1 or min(len(part) for part in parts) >= (1 if one_by_one else BLOCK // 2)
+    assert len(parts) == 1 or min(len(part) for part in parts) >= (DEVICES if device_by_device else BLOCK // 2)
 
 
 @pytest.mark.parametrize(

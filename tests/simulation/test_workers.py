@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,8 +44,9 @@ MODES = {
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dozen users make six parts; the users of a node are cut in this process."""
-    monkeypatch.setattr(parts, "BLOCK", 2)
-    monkeypatch.setattr(shared_grid, "FEW", 1)
+    for module in (parts, shared_grid):
+        monkeypatch.setattr(module, "BLOCK", 2)
+        monkeypatch.setattr(module, "DEVICES", 2)
 
 
 def configured(folder: Path, name: str, *more: str) -> Config:
@@ -168,15 +170,14 @@ def test_a_killed_worker_costs_its_round_alone(tmp_path, monkeypatch):
                 if self.rounds == 2:
                     os.kill(self.processes[1], signal.SIGKILL)
 
-    monkeypatch.setattr(shared_grid, "Workers", Struck)
     killed = configured(tmp_path, "killed", "federation.workers=2", *MODES["user-central"])
-    with pytest.raises(MmfedError, match=r"worker 2 of 2 \(process \d+\) was ended by SIGKILL") as raised:
-        simulate(killed)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_grid, "Workers", Struck)
+        with pytest.raises(MmfedError, match=r"worker 2 of 2 \(process \d+\) was ended by SIGKILL") as raised:
+            simulate(killed)
     assert raised.value.code == ExitCode.FEDERATION
     assert "--resume" in raised.value.fix
     assert not any(alive(process) for process in started[0].processes)
-    monkeypatch.undo()
-    monkeypatch.setattr(parts, "BLOCK", 2)
     assert len(read_lines(run_of(killed).metrics)) == 1
     simulate(killed.model_copy(update={"federation": killed.federation.model_copy(update={"workers": 1})}), resume=True)
     assert model_of(killed) == model_of(whole)
@@ -233,12 +234,17 @@ def test_a_defect_in_a_worker_shows_its_traceback():
 def test_a_fault_on_a_node_is_its_reply(tmp_path):
     """The fault of a worker reads as that of this process."""
     faults = []
+
+    class Damaging(Watched):
+        def round(self, record, epsilon: float | None) -> None:
+            device_ledgers(run_of(config))[0].write_text("damaged\n")
+
     for count in (1, 2):
-        more = ("privacy.mode=none", "training.learning_rate=1e39")
-        config = configured(tmp_path, f"with-{count}", f"federation.workers={count}", *more)
+        config = configured(tmp_path, f"with-{count}", f"federation.workers={count}", "privacy.mode=record")
         with pytest.raises(MmfedError, match="none of 1 nodes gave an update") as raised:
-            simulate(config)
-        faults.append(raised.value.message)
+            simulate(config, watcher=Damaging())
+        faults.append(re.sub(r"/\S*/ledgers/", "", raised.value.message))
+        assert ".jsonl" in faults[-1]
     assert faults[0] == faults[1]
 
 
