@@ -147,8 +147,11 @@ def page(rows: Sequence[Row], *, rounds: int, resamples: int = 1000) -> str:
     lines += [
         "",
         "`int8` keeps each item's vector as whole numbers of a step of its own (1/127 of its largest entry). The "
-        "engine computes in float32 whatever they are stored as, so only the dimensions change its speed. The default "
-        "is 64, whitened, float32: `features.image.dimensions`, `features.image.whiten`, `features.precision`.",
+        "engine computes in float32 whatever they are stored as. `mf` projects the catalogue once a round, so that its "
+        "speed hardly depends on the dimensions; W1 and W2 in [performance.md](performance.md) show a model where it "
+        "does. So few rounds are not the end of training: the rows compare equal work at one step size, not the best "
+        "that each width can reach. The default is 64, whitened, float32: `features.image.dimensions`, "
+        "`features.image.whiten`, `features.precision`.",
         "",
     ]
     return "\n".join(lines)
