@@ -74,7 +74,7 @@ class PartWork:
 
     def _computed(self, message_type: str, node: Node, task: tasks.Task, arrays: ArrayRecord) -> PartUpdate:
         if message_type == tasks.ONE_SHOT:
-            shapes = one_shot_shapes(node.model.item_count)
+            shapes = one_shot_shapes(task.config, node.model.item_count, task.items)
             return PartUpdate(shapes, wire.flatten(node.cooccurrence(task), shapes), len(task.users))
         if self._arrays is not arrays:
             self._parameters = wire.decode(arrays, node.shapes | wire.public_shapes(node.model))
