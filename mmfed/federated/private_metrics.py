@@ -30,6 +30,8 @@ from mmfed.types import FloatArray, IntArray
 
 NAMES = ("recall", "ndcg", "hit_rate")
 _THIRD = math.sqrt(1 / 3)
+_ROUNDED_AWAY = 0.1  # lists; noise this weak moves a count to another whole number with probability 6e-7
+_MOST_LISTS = 10**6
 
 
 @dataclass(frozen=True)
@@ -149,21 +151,35 @@ def read_metrics(noised: FloatArray, layout: MetricLayout, sigma: float) -> Priv
         name: float(min(max(value / count, 0.0), 1.0)) if usable else math.nan
         for name, value in zip(layout.names, sums, strict=True)
     }
-    shown = denoised_exposure(exposure, deviation)
-    values[f"catalogue_coverage@{layout.k}"] = float((shown > 0).mean())
-    values[f"gini@{layout.k}"] = gini_of(shown)
+    coverage, concentration = coverage_and_gini(exposure, deviation)
+    values[f"catalogue_coverage@{layout.k}"] = coverage
+    values[f"gini@{layout.k}"] = concentration
     return PrivateMetrics(values=values, exposure=exposure, deviation=deviation)
 
 
-def denoised_exposure(exposure: FloatArray, deviation: float) -> FloatArray:
-    """[items] counts with those that noise alone explains put to 0: at most one false item is expected.
+def coverage_and_gini(exposure: FloatArray, deviation: float) -> tuple[float, float]:
+    """Share of items shown at all, and Gini coefficient, from noised counts; NaN where nothing is seen.
 
-    Items with few lists are lost with it: coverage errs downwards, the more so the stronger the noise.
+    Noise well below one list is rounded away. Above, single items cannot be told from noise, but the mean and variance
+    of the counts can (that of the noise is known): both figures are those of a gamma-Poisson law with these moments. It
+    errs where exposure follows another law.
     """
-    if deviation == 0:
-        return np.maximum(exposure, 0.0)
-    least = max(0.5, deviation * float(-special.ndtri(min(0.5, 1 / (2 * len(exposure))))))
-    return np.where(exposure >= least, exposure, 0.0)
+    if deviation < _ROUNDED_AWAY:
+        counts = np.maximum(np.round(exposure), 0.0)
+        return float((counts > 0).mean()), gini_of(counts)
+    mean, variance = float(exposure.mean()), float(exposure.var()) - deviation**2
+    if mean <= 0:
+        return math.nan, math.nan
+    spread = max(variance - mean, 1e-6 * mean)  # beyond a Poisson law's
+    shape = mean**2 / spread
+    most = math.ceil(mean + 40 * math.sqrt(max(variance, mean)) + 40)
+    counts = np.arange(min(most, _MOST_LISTS))
+    logs = (
+        special.gammaln(counts + shape) - special.gammaln(shape) - special.gammaln(counts + 1)
+        + shape * -math.log1p(mean / shape) + counts * -math.log1p(shape / mean)
+    )  # fmt: skip
+    below = np.minimum(np.cumsum(np.exp(logs)), 1.0)
+    return 1.0 - float(np.exp(logs[0])), float((below * (1 - below)).sum() / mean)
 
 
 def gini_of(counts: FloatArray) -> float:

@@ -18,7 +18,7 @@ from mmfed.evaluation.beyond_accuracy import catalogue_coverage, gini
 from mmfed.federated import tasks, wire, workspace
 from mmfed.federated.evaluation_round import evaluate_privately, layout_of, users_metrics
 from mmfed.federated.participant import client_app
-from mmfed.federated.private_metrics import MetricLayout, denoised_exposure, gini_of, read_metrics, release_metrics
+from mmfed.federated.private_metrics import MetricLayout, coverage_and_gini, gini_of, read_metrics, release_metrics
 from mmfed.federated.workspace import load_workspace
 from mmfed.privacy.audit.ledgers import audit_ledgers
 from mmfed.privacy.ledger import Ledger, header_for
@@ -123,11 +123,33 @@ def test_sums_that_users_cannot_make_are_refused(ledger, total):
     assert len(ledger.events) == 1
 
 
-def test_noise_alone_shows_no_item_and_no_mean():
-    generator = np.random.default_rng(1)
-    false = [np.count_nonzero(denoised_exposure(generator.normal(0, 5, 500), 5.0)) for _ in range(100)]
-    assert np.mean(false) < 1.0
-    assert math.isnan(read_metrics(np.zeros(LAYOUT.size), LAYOUT, 1.0).values["recall@5"])
+@pytest.mark.parametrize("deviation", [1.0, 4.0])
+def test_coverage_and_gini_through_noise(deviation):
+    """Gamma-Poisson exposure: both figures are found although no single count can be read."""
+    generator = np.random.default_rng(3)
+    counts = generator.poisson(generator.gamma(0.5, 12.0, 3000)).astype(float)
+    found = [coverage_and_gini(counts + generator.normal(0, deviation, len(counts)), deviation) for _ in range(20)]
+    coverage, concentration = np.mean(found, axis=0)
+    assert coverage == pytest.approx((counts > 0).mean(), abs=0.03)
+    assert concentration == pytest.approx(gini_of(counts), abs=0.03)
+
+
+def test_equal_exposure_is_read_as_equal():
+    noised = 50 + np.random.default_rng(2).normal(0, 3, 2000)
+    coverage, concentration = coverage_and_gini(noised, 3.0)
+    assert coverage > 0.99
+    assert concentration < 0.15
+
+
+def test_weak_noise_is_rounded_away():
+    counts = np.array([0.0, 0, 1, 7, 30])
+    noised = counts + np.random.default_rng(2).normal(0, 0.02, 5)
+    assert coverage_and_gini(noised, 0.02) == (0.6, pytest.approx(gini_of(counts)))
+
+
+def test_noise_alone_is_no_figure():
+    values = read_metrics(np.zeros(LAYOUT.size), LAYOUT, 1.0).values
+    assert all(math.isnan(value) for value in values.values())
     assert math.isnan(gini_of(np.zeros(4)))
 
 
