@@ -164,9 +164,12 @@ def check_senders(norms: FloatArray, clip_norm: float) -> Check:
     Args:
         norms: [devices] of what each sent.
     """
-    largest = float(np.max(norms, initial=0.0))
+    name = "every device clips its update"
+    if not len(norms):
+        return Check(name, False, "no device answered with an update")
+    largest = float(np.max(norms))
     return Check(
-        "every device clips its update",
+        name,
         bool(largest <= clip_norm * (1 + 1e-4)),
         f"largest norm of {len(norms)} devices' updates {largest:.4g}, clip norm {clip_norm:g}",
     )

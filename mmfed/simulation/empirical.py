@@ -230,6 +230,8 @@ def _tree(
         f"Runs of {plan.rounds} rounds of the production code in mode {mode} on {target.population} users, "
         f"{len(target.people)} of them in or out by a coin, {plan.shadows} shadow runs; plain averaging, seeded noise."
     )
+    if mode not in ("none", "user-central"):
+        about += " The law of the noise, clipping and sampling are checked from the inside in mode user-central only."
     if not clear:
         about += " No device's update was seen in the clear."
     return {

@@ -80,6 +80,7 @@ def device_payloads(
             catalogue=workspace.features.digest,
             round_number=1,
             users=workspace.user_keys[[user]],
+            clip_norm=config.privacy.clip_norm if config.privacy.clipping == "adaptive" else None,
         )
         message = grid.create_message(tasks.task_content(task, arrays), tasks.TRAIN, 1, "1")
         (reply,) = grid.send_and_receive([message])

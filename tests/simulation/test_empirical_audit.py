@@ -18,7 +18,10 @@ from mmfed.federated.workspace import load_workspace
 from mmfed.privacy import ledger, mechanisms
 from mmfed.privacy.audit.canaries import canary_bound
 from mmfed.privacy.audit.ledgers import audit_ledgers
+from mmfed.privacy.audit.outcome import risk_of
+from mmfed.records import RunFolder
 from mmfed.simulation import conformity
+from mmfed.simulation.audit_run import run_ledgers
 from mmfed.simulation.canary_run import AuditedRun, audit_config, choose_people, run_with_coins
 from mmfed.simulation.empirical import EmpiricalPlan, audit_empirically, smaller
 from mmfed.simulation.membership import inclusion_scores, likelihood_ratios
@@ -295,6 +298,58 @@ def test_the_whole_audit(configured: Callable[..., Config], tmp_path: Path, more
     else:
         assert found["canary"]["claimed"] == pytest.approx(1.0, abs=0.01)
         assert len(found["checks"]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("privacy.clipping=adaptive",),
+        ("privacy.mode=user-local",),
+        ("privacy.mode=user-local", "privacy.local_noise=laplace"),
+        ("privacy.mode=user-ftrl", "federation.cohort=15"),
+        ("privacy.mode=record",),
+    ],
+)
+def test_every_mode_keeps_its_promise(configured: Callable[..., Config], tmp_path: Path, more: tuple[str, ...]) -> None:
+    plan = EmpiricalPlan(people=30, rounds=2, shadows=1, devices=30)
+    found = audit_empirically(configured(*PRIVATE, *more), tmp_path / "scratch", plan)
+    assert found["holds"] is True, found
+    assert len(found["attacks"]) == 6
+    bounded = {one["name"] for one in found["attacks"] if one["limit"] is not None}
+    on_wire = {"support recall", "interaction membership"}
+    released = {"membership, everything known", "membership, last model (LiRA)"}
+    assert bounded == (on_wire if more[0] in ("privacy.mode=user-local", "privacy.mode=record") else released)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epsilon", [0.5, 2, 8])
+def test_one_device_in_user_local_shows_no_more_than_its_epsilon_allows(
+    configured: Callable[..., Config], epsilon: float
+) -> None:
+    config = configured("privacy.mode=user-local", f"privacy.epsilon={epsilon}", "privacy.noise_multiplier=none")
+    alone = audit_config(config, config.run.folder, rounds=1, name="local")
+    payloads = device_payloads(alone, load_workspace(alone), np.arange(USERS))
+    ledgers = audit_ledgers(run_ledgers(RunFolder(alone.run.folder / alone.run.name))).ledgers
+    worst = max(ledgers, key=lambda one: one.recomputed or 0.0)
+    limit = (1 + risk_of(worst).advantage) / 2
+    assert worst.recomputed == pytest.approx(epsilon, rel=0.01)
+    for attack in attack_payloads(payloads, load_workspace(alone), seed=1)[:2]:
+        assert attack.low <= max(limit, attack.chance), attack
+
+
+@pytest.mark.slow
+def test_a_device_without_noise_breaks_the_promise_of_user_local(
+    configured: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mechanisms.SeededNoise, "standard_normal", lambda self, size, **_: np.zeros(size))
+    config = configured("privacy.mode=user-local", "privacy.epsilon=0.5", "privacy.noise_multiplier=none")
+    found = audit_empirically(
+        config, tmp_path / "scratch", EmpiricalPlan(people=30, rounds=1, shadows=0, devices=USERS)
+    )
+    assert found["holds"] is False
+    broken = {one["name"] for one in found["attacks"] if one["holds"] is False}
+    assert broken == {"support recall", "interaction membership"}
 
 
 def test_a_large_shop_is_cut_down_at_the_same_share(configured: Callable[..., Config]) -> None:
