@@ -36,6 +36,8 @@ def draw(path, generator):
         unit=generator.choice(NAMES),
     )
     rounds = dict.fromkeys(["model", "metrics", "statistics", "tuning"], generator.randrange(3))
+    if sampled is not None:  # a statistic and a model update of one sample are charged together, not one by one
+        del rounds["statistics"]
     events = 0
     with Ledger.create(path, header, make_key(generator.randrange(3))) as ledger:
         for _ in range(generator.choice([0, 1, 2, 3, 5, 8] if sampled is None else [1, 2, 3])):
