@@ -16,7 +16,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.person_attributes import PersonAttributes
 from mmfed.scenario_file import read_scenario
 
-PrivacyMode = Literal["none", "user-central", "user-local", "user-ftrl", "record"]
+PrivacyMode = Literal["none", "user-central", "user-distributed", "user-local", "user-ftrl", "record"]
 ModalityName = Literal["image", "text", "attributes", "audio", "video"]
 Precision = Literal["float32", "float16", "int8"]
 
@@ -438,6 +438,15 @@ class PrivacySection(_Section):
         default=0.5, gt=0, le=1, description="record mode: Poisson rate of windows on the device"
     )
     lines: LinesSection = LinesSection()
+    minimum_survivors: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="user-distributed: least share of a cohort in a sum; its noise is sized for it",
+    )
+    masks: Literal["always", "skipped"] = Field(
+        default="always", description="user-distributed: secure aggregation; skipped: same integers, simulations only"
+    )
     noise_source: Literal["seeded", "csprng"] = Field(
         default="seeded", description="seeded noise protects nobody: simulation only"
     )

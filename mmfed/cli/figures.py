@@ -67,6 +67,7 @@ def show_ratings(methods: Sequence[Mapping[str, Any]]) -> None:
 
 _UNITS = {
     "user-central": "one user",
+    "user-distributed": "one user",
     "user-ftrl": "one user",
     "user-local": "one user,\nworst device",
     "record": "one window,\nworst device",

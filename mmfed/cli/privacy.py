@@ -32,6 +32,7 @@ app = typer.Typer(
         "mmfed privacy plan --mode user-ftrl --population 100000 --rounds 500 --separation 50 --epsilon 8",
         "mmfed privacy plan --mode user-local --population 100000 --cohort 1000 --rounds 500 --epsilon 8",
         "mmfed privacy plan --population 10000 --items 1700 --rounds 40 --epsilon 4",
+        "mmfed privacy plan --mode user-distributed --population 1000 --rounds 20 --epsilon 8 --parameters 5000",
     ),
 )
 def plan(
@@ -46,7 +47,7 @@ def plan(
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Default: N ** -1.1.")] = None,
     mode: Annotated[
-        Literal["user-central", "user-local", "user-ftrl", "record"],
+        Literal["user-central", "user-distributed", "user-local", "user-ftrl", "record"],
         typer.Option(help="Whose data one unit is.", show_default=False),
     ] = "user-central",
     clipping: Annotated[
@@ -73,19 +74,26 @@ def plan(
         int, typer.Option(help="Record mode: most interactions in a window (default 10).", show_default=False)
     ] = 10,
     parameters: Annotated[
-        int | None, typer.Option(help="Trained coordinates; adds the signal-to-noise ratio of one release.")
+        int | None,
+        typer.Option(
+            help="Trained coordinates; adds the signal-to-noise ratio of one release (user-distributed: needed)."
+        ),
     ] = None,
     items: Annotated[
         int | None, typer.Option(help="Size of the catalogue; adds whether to spend epsilon once or over the rounds.")
     ] = None,
     history: Annotated[int, typer.Option(help="With --items: a guess of a typical person's events.")] = 10,
+    minimum_survivors: Annotated[
+        float,
+        typer.Option(help="User-distributed: least share of the cohort in a sum (default 0.8).", show_default=False),
+    ] = 0.8,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Compute the noise multiplier for an epsilon, or the epsilon of a noise multiplier (give exactly one).
 
     With --items it also recommends the one-shot release or iterative rounds, and says why.
     """
-    from mmfed.privacy import planning
+    from mmfed.privacy import distributed_planning, planning
     from mmfed.privacy.adaptive_clip import shared_noise
     from mmfed.privacy.advice import advise
     from mmfed.privacy.planning_banded import plan_banded
@@ -126,6 +134,23 @@ def plan(
             epsilon=epsilon,
             noise_multiplier=noise_multiplier,
         )
+    elif mode == "user-distributed":
+        if parameters is None:
+            raise MmfedError(
+                ExitCode.USAGE,
+                "--mode user-distributed: rounding depends on how many coordinates are trained.",
+                "add --parameters COUNT.",
+            )
+        found = distributed_planning.plan_distributed(
+            population=population,
+            cohort=cohort,
+            rounds=rounds,
+            parameters=parameters,
+            minimum_survivors=minimum_survivors,
+            delta=delta,
+            epsilon=epsilon,
+            noise_multiplier=noise_multiplier,
+        )
     else:
         found = planning.plan(
             population=population,
@@ -145,6 +170,7 @@ def plan(
         advice = advise(
             population=population, items=items, epsilon=epsilon or round(found.epsilon, 3), delta=delta, history=history
         )
+    shares = found if isinstance(found, distributed_planning.DistributedPlan) else None
     whole_user = planning.user_epsilon_of_record_plan(found) if mode == "record" else None
     shared = None
     if clipping == "adaptive":
@@ -175,6 +201,9 @@ def plan(
                 "noise_of_update": None if shared is None else shared.update,
                 "noise_of_quantile": None if shared is None else shared.bits,
                 "advice": None if advice is None else asdict(advice),
+                "minimum_cohort": None if shares is None else shares.noise.minimum,
+                "modulus_bits": None if shares is None else shares.noise.bits,
+                "upload_bytes": None if shares is None else shares.upload,
             }
         )
         return
@@ -182,6 +211,8 @@ def plan(
     sampled = (
         f"each {unit} joins with probability {found.sampling_rate:.4g}" if found.sampling != "full" else "everyone"
     )
+    if shares is not None and shares.cohort < population:
+        sampled = "the server sees who: no amplification is claimed"
     laplace = mode == "user-local" and local_noise == "laplace"
     scale = (
         "Laplace scale b of the noise, in clip norms" if laplace else "standard deviation of the noise, in clip norms"
@@ -199,6 +230,9 @@ def plan(
         say(f"releases          {found.releases} of one device at most, {found.cohort:g} users a round")
     else:
         say(f"releases          {found.releases}, {found.cohort:g} {unit}s in each ({sampled})")
+    if shares is not None:
+        say(f"survivors         {shares.noise.minimum} of {found.cohort:g} at least, or nothing is released")
+        say(f"upload            {shares.upload:,} bytes a device and round, {shares.noise.bits} bits a coordinate")
     if ratio is not None:
         say(f"signal to noise   {ratio:.3g} at best, in one release of {parameters:,} coordinates")
     say(f"promise           {promise.sentence()}")

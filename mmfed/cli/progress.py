@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _UNITS = {
     "user-central": "one user",
+    "user-distributed": "one user",
     "user-ftrl": "one user",
     "user-local": "one user, worst device",
     "record": "one window, worst device",

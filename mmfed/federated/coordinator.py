@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,9 +30,14 @@ from mmfed.federated.progress import Observer, Progress
 from mmfed.federated.release import Release
 from mmfed.federated.run_config import read_run_config
 from mmfed.federated.sampling import sampling_rate
+from mmfed.federated.secure_enrolment import collect_identities
+from mmfed.federated.secure_release import SecureRelease
+from mmfed.federated.secure_strategy import SecureStrategy
+from mmfed.federated.secure_terms import dimension_of, round_noise
 from mmfed.federated.strategy import CohortStrategy, RoundRecord, RoundState
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.privacy.calibration import noise_multiplier_for
+from mmfed.privacy.distributed_planning import distributed_noise_multiplier
 from mmfed.privacy.keyed_noise import KeyedNoise
 from mmfed.privacy.keys import load_or_create_key
 from mmfed.privacy.ledger import Ledger, header_for
@@ -84,7 +90,7 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     sampler = _sampler(config, nodes)
     if sampler is not None:
         rate = sampler.planned / population
-    sigma = planned_noise(config, population, rate)
+    sigma = planned_noise(config, population, rate, parameters=dimension_of(shapes))
     if observer is not None:
         observer.enrolled(population, rate, sigma)
     progress = Progress.load(run, config, key, resume=resume)
@@ -125,20 +131,28 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
         def after_round(state: RoundState) -> bool:
             return progress.keep(state, observer)
 
-        strategy = CohortStrategy(
-            config=config,
-            run_id=run_id,
-            nodes=nodes,
-            catalogue=workspace.features.digest,
-            shapes=shapes,
-            release=release,
-            sampler=sampler,
-            optimiser=optimiser,
-            noise_multiplier=sigma or 0.0,
-            after_round=after_round,
-            public=model.public_tensors(),
-            public_update=partial(public_update, model, training=config.training),
-        )
+        settings: dict[str, Any] = {
+            "config": config,
+            "run_id": run_id,
+            "nodes": nodes,
+            "catalogue": workspace.features.digest,
+            "shapes": shapes,
+            "optimiser": optimiser,
+            "noise_multiplier": sigma or 0.0,
+            "after_round": after_round,
+            "public": model.public_tensors(),
+            "public_update": partial(public_update, model, training=config.training),
+        }
+        if config.privacy.mode == "user-distributed" and ledger is not None and sigma is not None:
+            noise = round_noise(config, shapes, population=population, noise_multiplier=sigma)
+            identities = {}
+            if config.privacy.masks == "always":
+                joining = _enrolment_task(config, run_id, workspace, population=population, noise_multiplier=sigma)
+                identities = collect_identities(grid, joining, nodes)
+            secure = SecureRelease(config, noise, ledger)
+            strategy: CohortStrategy = SecureStrategy(secure=secure, identities=identities, **settings)
+        else:
+            strategy = CohortStrategy(release=release, sampler=sampler, **settings)
         if not config.federation.rounds and not progress.records:
             spent = None if ledger is None else ledger.spent().value
             after_round(RoundState(_no_round(population, spent), parameters, optimiser.state()))
@@ -187,15 +201,7 @@ def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict
                 "start the missing nodes, or lower federation.minimum_nodes.",
             )
         time.sleep(ENROLMENT_POLL)
-    task = tasks.Task(
-        config=config,
-        run_id=run_id,
-        population=0,
-        noise_multiplier=0.0,
-        catalogue=workspace.features.digest,
-        round_number=0,
-        users=workspace.user_keys[:0],
-    )
+    task = _enrolment_task(config, run_id, workspace)
     messages = [grid.create_message(tasks.task_content(task), tasks.ENROL, node, "0") for node in ids]
     nodes: dict[int, IntArray] = {}
     refused: list[str] = []
@@ -232,11 +238,27 @@ def enrol(grid: Grid, config: Config, run_id: str, workspace: Workspace) -> dict
     return nodes
 
 
-def planned_noise(config: Config, population: int, rate: float) -> float | None:
+def _enrolment_task(
+    config: Config, run_id: str, workspace: Workspace, *, population: int = 0, noise_multiplier: float = 0.0
+) -> tasks.Task:
+    """A task of no user."""
+    return tasks.Task(
+        config=config,
+        run_id=run_id,
+        population=population,
+        noise_multiplier=noise_multiplier,
+        catalogue=workspace.features.digest,
+        round_number=0,
+        users=workspace.user_keys[:0],
+    )
+
+
+def planned_noise(config: Config, population: int, rate: float, *, parameters: int) -> float | None:
     """The noise multiplier σ of the rounds; None without privacy or without rounds.
 
     User-central: planned over all rounds at the cohort's rate, beside the one-shot release. User-local and record: over
-    as many rounds as one device may join; a device that is drawn more often refuses.
+    as many rounds as one device may join; a device that is drawn more often refuses. User-distributed: over all rounds,
+    for updates of ``parameters`` coordinates.
     """
     privacy = config.privacy
     if privacy.mode == "none":
@@ -261,6 +283,8 @@ def planned_noise(config: Config, population: int, rate: float) -> float | None:
             rounds=rounds,
             beside=() if one_shot is None else tuple(one_shot.releases().values()),
         )
+    if privacy.mode == "user-distributed":
+        return distributed_noise_multiplier(epsilon=privacy.epsilon, delta=delta, parameters=parameters, rounds=rounds)
     return device_noise(config, epsilon=privacy.epsilon, delta=delta, rate=rate)
 
 
@@ -275,7 +299,7 @@ def _sampler(config: Config, nodes: Mapping[int, IntArray]) -> SeparatedSampler 
 
 def _ledger(config: Config, run: RunFolder, run_id: str, population: int, key: Ed25519PrivateKey) -> Ledger | None:
     privacy = config.privacy
-    if privacy.mode not in CENTRAL_MODES:
+    if privacy.mode not in (*CENTRAL_MODES, "user-distributed"):
         return None
     guarantee = guarantee_for(privacy.mode, population=population, delta=privacy.delta)
     secure = KeyedNoise(key, run_id).name if privacy.mode == "user-ftrl" else SecureNoise().name

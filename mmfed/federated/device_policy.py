@@ -16,15 +16,22 @@ def check_policy(settings: Mapping[str, Any], config: Config) -> None:
 
     Settings (node config): ``require-privacy``, the modes the device accepts, separated by commas; ``max-epsilon``, the
     largest target ε of a run (nats, in the mode's own unit). It limits one run: a device counts every run apart. In
-    ``user-central`` mode the coordinator is trusted to keep what it says; in ``record`` and
-    ``user-local`` mode the device enforces it. With a ``data-dir`` of its own (a real device) it also refuses to make
-    its own noise from a seed the coordinator knows.
+    ``user-central`` mode the coordinator is trusted to keep what it says; in ``record``, ``user-local`` and
+    ``user-distributed`` mode the device enforces it. With a ``data-dir`` of its own (a real device) it also refuses to
+    make its own noise from a seed the coordinator knows, and to leave out the masks of secure aggregation.
 
     Raises:
         MmfedError: names the setting and what the coordinator offers.
     """
     privacy = config.privacy
-    if "data-dir" in settings and privacy.mode in DEVICE_MODES and privacy.noise_source == "seeded":
+    added_here = privacy.mode in (*DEVICE_MODES, "user-distributed")
+    if "data-dir" in settings and privacy.mode == "user-distributed" and privacy.masks == "skipped":
+        raise MmfedError(
+            ExitCode.PRIVACY,
+            "the coordinator asks this device to leave out the masks of secure aggregation.",
+            "run the coordinator with --set privacy.masks=always; without masks it sees single updates.",
+        )
+    if "data-dir" in settings and added_here and privacy.noise_source == "seeded":
         raise MmfedError(
             ExitCode.PRIVACY,
             "the coordinator asks this device for noise from a seed it knows, which protects nobody.",

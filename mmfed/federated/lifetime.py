@@ -26,7 +26,12 @@ from mmfed.records import storage_faults
 Unit = Literal["user", "interaction"]
 
 DEFAULT_DELTA = 1e-6
-COUNTED_MODES = ("user-local", "user-ftrl", "record")  # modes in which a device keeps a ledger of its own
+COUNTED_MODES = (
+    "user-local",
+    "user-ftrl",
+    "user-distributed",
+    "record",
+)  # modes in which a device keeps a ledger of its own
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ of a reply, and it knows shared parameters only.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
 from mmfed.federated.one_shot_sum import cooccurrence_decay
 from mmfed.federated.participation import ParticipationAccount
 from mmfed.federated.sealed_store import SealedStore
+from mmfed.federated.secure_participant import add_secure_steps, check_unmasked
 from mmfed.federated.workspace import Workspace, histories_of, load_workspace
 from mmfed.models.base import Recommender
 from mmfed.privacy.vault import Vault
@@ -42,7 +43,7 @@ from mmfed.training.record import Device, train_devices_privately, windows
 from mmfed.training.record_cohort import devices_at_once
 from mmfed.training.reference import train_users
 from mmfed.training.update import CohortUpdate, LocalWork
-from mmfed.types import IntArray
+from mmfed.types import FloatArray, IntArray
 
 
 def client_app(state_folder: Path | None = None) -> ClientApp:
@@ -64,6 +65,7 @@ def client_app(state_folder: Path | None = None) -> ClientApp:
     @faults_as_replies
     def train(message: Message, context: Context) -> Message:
         node, task = _node(message, context, state_folder)
+        check_unmasked(task)
         _, arrays = tasks.read_task(message.content)
         update = node.train(task, wire.decode(arrays, node.shapes | wire.public_shapes(node.model)))
         encoded = wire.encode(update.total, node.shapes, dtype=np.float64)
@@ -87,6 +89,7 @@ def client_app(state_folder: Path | None = None) -> ClientApp:
         encoded = wire.encode(node.cooccurrence(task), shapes, dtype=np.float64)
         return Message(tasks.training_reply(encoded, len(task.users)), reply_to=message)
 
+    add_secure_steps(app, lambda message, context: _node(message, context, state_folder))
     return app
 
 
@@ -184,6 +187,16 @@ class Node:
             vectors = np.zeros((self.workspace.shop.interactions.user_count, self.model.private_dimensions))
             vectors[chosen] = store.before(self._place(chosen), _LATEST)
         return users_metrics(self.model, self.workspace, chosen, vectors)
+
+    def single_updates(self, task: tasks.Task, parameters: dict[str, Tensor]) -> Iterator[tuple[int, FloatArray]]:
+        """The clipped update of each chosen user alone, as a flat vector, with the user's key.
+
+        Raises:
+            MmfedError: as ``train``.
+        """
+        for key in task.users:
+            alone = self.train(replace(task, users=np.array([key], dtype=np.uint64)), parameters)
+            yield int(key), wire.flatten(alone.total, self.shapes)
 
     def cooccurrence(self, task: tasks.Task) -> dict[str, Tensor]:
         """The one-shot sums over the chosen users of this node; in ``user-central`` the coordinator adds the noise.

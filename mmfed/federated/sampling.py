@@ -35,3 +35,16 @@ def poisson_cohort(
         words = np.frombuffer(secrets.token_bytes(8 * len(users)), dtype="<u8")
         coins = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return users[coins < rate]
+
+
+def fixed_cohort(
+    users: IntArray, size: int, *, seed: int, round_number: int, source: Literal["seeded", "csprng"]
+) -> IntArray:
+    """Exactly ``size`` users (all, if there are fewer), without replacement; no amplification may be claimed for it."""
+    if size >= len(users):
+        return users.copy()
+    if source == "seeded":
+        ranks = hash_uniform(derive(seed, "cohort", round_number), users, np.zeros(1, dtype=np.int64))[:, 0]
+    else:
+        ranks = np.frombuffer(secrets.token_bytes(8 * len(users)), dtype="<u8")
+    return users[np.sort(np.argsort(ranks, kind="stable")[:size])]

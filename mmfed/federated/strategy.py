@@ -232,6 +232,15 @@ class CohortStrategy(Strategy):
         sampler = {} if self._sampler is None else self._sampler.state()
         return self._release.state() | {f"sampler.{name}": value for name, value in sampler.items()}
 
+    def exchange(
+        self, server_round: int, arrays: ArrayRecord, grid: Grid
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Steps 1 to 5: the mean update of the round."""
+        messages = list(self.configure_train(server_round, arrays, ConfigRecord(), grid))
+        timeout = self._config.federation.round_timeout
+        replies = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []
+        return self.aggregate_train(server_round, replies)
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -255,10 +264,7 @@ class CohortStrategy(Strategy):
             started = time.perf_counter()
             everything = self._shapes | {name: tuple(value.shape) for name, value in self._public.items()}
             arrays = wire.encode(dict(parameters) | self._public, everything)
-            messages = list(self.configure_train(number, arrays, ConfigRecord(), grid))
-            timeout = self._config.federation.round_timeout
-            replies = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []
-            mean, metrics = self.aggregate_train(number, replies)
+            mean, metrics = self.exchange(number, arrays, grid)
             if mean is None or metrics is None:
                 raise MmfedError(ExitCode.FEDERATION, f"round {number} gave no update.", "continue with --resume.")
             update = wire.decode(mean, self._shapes)

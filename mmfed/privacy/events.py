@@ -12,12 +12,13 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy.accounting import GaussianRelease, PureRelease, Release, Sampling
 from mmfed.privacy.adaptive_clip import joined
 from mmfed.privacy.banded import banded_multiplier
+from mmfed.privacy.skellam import SkellamRelease
 from mmfed.privacy.units import Guarantee, check_count, check_positive
 
 FORMAT = "mmfed-ledger-1"
 
 Line = Literal["model", "metrics", "statistics", "tuning"]
-Mechanism = Literal["gaussian", "dp-sgd", "laplace", "banded", "participation"]
+Mechanism = Literal["gaussian", "dp-sgd", "laplace", "skellam", "banded", "participation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,8 @@ class ReleaseEvent:
     Args:
         round: round number, from 0.
         line: budget line.
-        mechanism: "gaussian", "dp-sgd", "laplace", "banded" (a round of correlated noise) or "participation" (of one
-            device in such a round).
+        mechanism: "gaussian", "dp-sgd", "laplace", "skellam" (``SkellamEvent``), "banded" (a round of correlated noise)
+            or "participation" (of one device in such a round).
         clip_norm: C.
         noise_multiplier: σ (laplace: b; banded: of the independent draws) relative to C.
         sampling, sampling_rate: how units were chosen.
@@ -197,6 +198,13 @@ def joint_release(first: Release, second: Release) -> GaussianRelease:
 
 def release_of(body: Mapping[str, Any]) -> Release:
     """The accountant's view of a release line."""
+    if body["mechanism"] == "skellam":
+        return SkellamRelease(
+            noise_multiplier=float(body["noise_multiplier"]),
+            l2_squared=int(body["l2_squared"]),
+            l1=int(body["l1"]),
+            count=int(body["steps"]),
+        )
     effective = float(body["noise_multiplier"]) / float(body.get("sensitivity", 1.0))
     if body["mechanism"] == "banded":
         effective = banded_multiplier(effective, tuple(body["banded"]["coefficients"]))

@@ -1,6 +1,6 @@
 """A public random rotation that spreads a vector evenly over its coordinates, so that a small modulus holds their sum.
 
-Walsh-Hadamard transform after random signs (Ailon and Chazelle 2006; Kairouz, Liu, Steinke 2021, section 4). The signs
+Walsh-Hadamard transform after random signs (Ailon and Chazelle 2006; Kairouz, Liu, Steinke 2021). The signs
 are public: they cost no privacy and give none.
 """
 

@@ -1,4 +1,4 @@
-"""From real coordinates to integers whose norm is bounded for certain (Kairouz, Liu, Steinke 2021, section 4.2)."""
+"""From real coordinates to integers whose norm is bounded for certain (Kairouz, Liu, Steinke 2021)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Skellam noise: the difference of two Poisson counts. Sums of independent Skellam shares are Skellam again.
 
 A sample is drawn by inverting the distribution function, tabulated in 200-bit integers and cut to 64 bits: no floating
-point decides it. The law drawn differs from the exact one by less than 2^-50 in total variation for each coordinate,
-which is not accounted.
+point decides it. In total variation the law drawn differs from the exact one by less than 2^-63 times the length of the
+table (some thousands of entries: about 2^-51) for each coordinate, which is not accounted.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from mmfed.errors import ExitCode, MmfedError
 
-Mode = Literal["none", "user-central", "user-local", "user-ftrl", "record"]
+Mode = Literal["none", "user-central", "user-distributed", "user-local", "user-ftrl", "record"]
 DEVICE_MODES: tuple[Mode, ...] = ("user-local", "record")  # every device adds its own noise and keeps its own ledger
 CENTRAL_MODES: tuple[Mode, ...] = ("user-central", "user-ftrl")  # the coordinator adds the noise and keeps the ledger
 
@@ -73,7 +73,7 @@ def guarantee_for(
     """The guarantee of a privacy mode.
 
     Args:
-        mode: "none", "user-central", "user-local", "user-ftrl" or "record".
+        mode: "none", "user-central", "user-distributed", "user-local", "user-ftrl" or "record".
         epsilon: spent or targeted ε, nats; None stands for "no bound" (infinity).
         population: N that δ refers to: enrolled users (user modes); records (record).
         delta: None takes ``default_delta(population)``.
@@ -116,6 +116,23 @@ def guarantee_for(
             trust="the server is trusted to add the noise and to keep single updates to itself",
             covered=("every release of the shared model",),
             not_covered=_NOT_COVERED,
+            epsilon=bound,
+            delta=delta,
+            delta_reason=f"{reason}, N = {population} enrolled users",
+        )
+    if mode == "user-distributed":
+        return Guarantee(
+            mode=mode,
+            unit=_ONE_USER,
+            adjacency="zero-out of one user (who takes part is no secret)",
+            trust="the server is honest but curious: it sees sums of many users, never one; "
+            "the devices add the noise and do not collude with it",
+            covered=("every sum that leaves secure aggregation",),
+            not_covered=(
+                "who takes part, and when: the server sees it",
+                "devices that collude with the server, which can take off their own shares of the noise",
+                *_NOT_COVERED,
+            ),
             epsilon=bound,
             delta=delta,
             delta_reason=f"{reason}, N = {population} enrolled users",

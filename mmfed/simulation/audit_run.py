@@ -49,13 +49,13 @@ def read_empirical(run: RunFolder) -> Mapping[str, Any] | None:
 def against_rounds(run: RunFolder, config: Config, audit: AuditResult) -> AuditResult:
     """The audit with a finding where the run recorded rounds that no ledger charges: a ledger is missing, or was cut.
 
-    User-central: every recorded round, and the one-shot release, has a charge at the coordinator. User-local, record
-    and user-ftrl: as every update that reached a sum was charged on its device, there are at least as many releases as
-    updates.
+    User-central and user-distributed: every recorded round, and the one-shot release, has a charge at the coordinator.
+    User-local, record and user-ftrl: as every update that reached a sum was charged on its device, there are at least
+    as many releases as updates.
     """
     records = read_lines(run.metrics)
     findings = list(audit.findings)
-    if config.privacy.mode in CENTRAL_MODES and records:
+    if config.privacy.mode in (*CENTRAL_MODES, "user-distributed") and records:
         own = next((one for one in audit.ledgers if one.path == run.ledger), None)
         rounds = sum(int(record["round"]) > 0 for record in records)
         due = 2 * rounds if config.privacy.clipping == "adaptive" else rounds  # the quantile is a release of its own

@@ -23,6 +23,7 @@ from mmfed.federated import sampling, wire
 from mmfed.federated.coordinator import coordinate, planned_noise
 from mmfed.federated.participant import client_app
 from mmfed.federated.progress import load_parameters
+from mmfed.federated.secure_terms import dimension_of
 from mmfed.federated.strategy import RoundRecord
 from mmfed.federated.workspace import Workspace, hold_workspace, load_workspace
 from mmfed.models.base import Recommender
@@ -166,7 +167,7 @@ def run_with_coins(config: Config, people: IntArray, *, seed: int) -> AuditedRun
         AuditedRound(number, before, wire.flatten(after, shapes) - wire.flatten(before, shapes))
         for number, (before, after) in enumerate(pairwise(models), start=1)
     ]
-    sigma = planned_noise(config, population, rate)
+    sigma = planned_noise(config, population, rate, parameters=dimension_of(shapes))
     return AuditedRun(config, run, everyone, people, included, rounds, rate, sigma)
 
 

@@ -17,6 +17,7 @@ from mmfed.config import Config
 from mmfed.federated import sampling, tasks, wire
 from mmfed.federated.coordinator import planned_noise
 from mmfed.federated.participant import client_app
+from mmfed.federated.secure_terms import dimension_of
 from mmfed.federated.workspace import Workspace, hold_workspace
 from mmfed.models.base import Recommender
 from mmfed.records import RunFolder
@@ -67,7 +68,7 @@ def device_payloads(
     arrays = wire.encode(sent | model.public_tensors(), everything)
     population = workspace.shop.interactions.user_count
     rate = sampling.sampling_rate(config.federation.cohort, population)
-    sigma = planned_noise(config, population, rate) or 0.0
+    sigma = planned_noise(config, population, rate, parameters=dimension_of(shapes)) or 0.0
     hold_workspace(config, workspace)
     grid = InProcessGrid(client_app(), nodes=1, state_folder=run.devices)
     answered, updates = [], []

@@ -157,7 +157,7 @@ def guarantee_of(run: RunFolder, config: Config, population: int) -> Guarantee:
     privacy = config.privacy
     if privacy.mode == "none":
         return guarantee_for("none")
-    if privacy.mode in CENTRAL_MODES:
+    if privacy.mode in (*CENTRAL_MODES, "user-distributed"):
         lines = read_lines(run.ledger)
         header = lines[0]["body"] if lines else {"population": population}
         spent = _claimed(lines)
@@ -194,6 +194,9 @@ def privacy_statement(config: Config, guarantee: Guarantee) -> dict[str, Any]:
         plain["epsilon"] = None
     seeded = config.privacy.mode != "none" and config.privacy.noise_source == "seeded"
     warning = "seeded noise: a simulation of the guarantee; whoever knows the seed can subtract it" if seeded else None
+    if config.privacy.mode == "user-distributed" and config.privacy.masks == "skipped":
+        unmasked = "masks skipped: the server of this simulation saw the sum of every node"
+        warning = unmasked if warning is None else f"{warning}; {unmasked}"
     return plain | {"sentence": guarantee.sentence(), "simulated": warning}
 
 
@@ -441,6 +444,7 @@ def _privacy_label(config: Config) -> str:
         "user-central": "user-level DP",
         "user-ftrl": "user-level DP, correlated noise",
         "user-local": "user-level DP, trusting nobody",
+        "user-distributed": "user-level DP, distributed",
         "record": "record-level DP (Opacus)",
     }[config.privacy.mode]
 

@@ -32,7 +32,8 @@ class LocalWork:
     @property
     def clip_norm(self) -> float | None:
         """Bound on the L2 norm of one user's whole update; None where users are not clipped."""
-        return self.privacy.clip_norm if self.privacy.mode in ("user-central", "user-ftrl") else None
+        whole = self.privacy.mode in ("user-central", "user-distributed", "user-ftrl")
+        return self.privacy.clip_norm if whole else None
 
     @property
     def task_clip_norm(self) -> float | None:

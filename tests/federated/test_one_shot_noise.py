@@ -198,7 +198,10 @@ class TestTheBudget:
     def test_rounds_get_more_noise_with_a_release_before_them(self, configured):
         config = configured(*PRIVATE, "federation.rounds=3")
         without = config.model_copy(update={"one_shot": config.one_shot.model_copy(update={"enabled": False})})
-        beside, alone = planned_noise(config, USERS, 1.0), planned_noise(without, USERS, 1.0)
+        beside, alone = (
+            planned_noise(config, USERS, 1.0, parameters=1),
+            planned_noise(without, USERS, 1.0, parameters=1),
+        )
         assert beside is not None
         assert alone is not None
         assert beside > 1.1 * alone

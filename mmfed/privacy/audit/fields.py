@@ -53,7 +53,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "header": {
         "format": _one_of("mmfed-ledger-1"),
         "run_id": _text,
-        "mode": _one_of("user-central", "user-local", "user-ftrl", "record"),
+        "mode": _one_of("user-central", "user-distributed", "user-local", "user-ftrl", "record"),
         "unit": _text,
         "adjacency": _text,
         "trust": _text,
@@ -72,7 +72,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "release": {
         "round": _whole(0),
         "line": _one_of("model", "metrics", "statistics", "tuning"),
-        "mechanism": _one_of("gaussian", "dp-sgd", "laplace", "banded", "participation"),
+        "mechanism": _one_of("gaussian", "dp-sgd", "laplace", "skellam", "banded", "participation"),
         "clip_norm": _positive,
         "noise_multiplier": _positive,
         "sampling": _one_of("poisson", "full"),
@@ -96,6 +96,7 @@ _OPTIONAL: dict[str, dict[str, Check]] = {
 }
 _MECHANISMS = {
     "user-central": ("gaussian",),
+    "user-distributed": ("skellam",),
     "user-local": ("gaussian", "laplace"),
     "user-ftrl": ("banded", "participation"),
     "record": ("dp-sgd",),
@@ -103,9 +104,12 @@ _MECHANISMS = {
 _LOCAL_SENSITIVITY = 2.0  # replace-one, in clip norms: nothing less is believed of user-local
 
 
+_SKELLAM: dict[str, Check] = {"l2_squared": _whole(1), "l1": _whole(1), "minimum_cohort": _whole(1)}
+
+
 def fault_in_body(kind: str, body: Mapping[str, Any]) -> str | None:
     """The first field of a line's body that is missing, unknown, or out of type or range; None when all hold."""
-    checks = _FIELDS[kind]
+    checks = _FIELDS[kind] | (_SKELLAM if body.get("mechanism") == "skellam" else {})
     for name in checks:
         if name not in body:
             return f"{kind} lacks {name}"
@@ -124,6 +128,20 @@ def fault_in_body(kind: str, body: Mapping[str, Any]) -> str | None:
         return "release.steps = 0: a release of nothing"
     if kind == "release" and body["sampling"] == "full" and body["sampling_rate"] != 1:
         return f"release.sampling_rate = {body['sampling_rate']!r} with full participation"
+    return _fault_in_skellam(body) if checks.keys() >= _SKELLAM.keys() else None
+
+
+def _fault_in_skellam(body: Mapping[str, Any]) -> str | None:
+    """What the numbers of a sum of integer vectors cannot be."""
+    if body["sampling"] != "full":
+        return "release.sampling is not full, though the server saw who took part"
+    if body["l1"] > body["l2_squared"]:
+        return f"release.l1 = {body['l1']} exceeds l2_squared: no vector of integers has such norms"
+    if body["l1"] ** 2 < body["l2_squared"]:
+        return f"release.l1 = {body['l1']} is below the square root of l2_squared"
+    realised = body["realised_cohort"]
+    if realised is not None and realised < body["minimum_cohort"]:
+        return f"release of {realised} users, below its minimum of {body['minimum_cohort']}"
     return None
 
 

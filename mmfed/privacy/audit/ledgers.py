@@ -243,6 +243,9 @@ def _terms(releases: Sequence[LedgerLine]) -> list[Term]:
 
 
 def _term(body: Mapping[str, Any]) -> Term:
+    if body["mechanism"] == "skellam":
+        norms = int(body["l2_squared"]), int(body["l1"])
+        return Term(float(body["noise_multiplier"]), float(body["sampling_rate"]), int(body["steps"]), False, *norms)
     relative = float(body["noise_multiplier"]) / float(body.get("sensitivity", 1.0))
     if body["mechanism"] == "banded":  # one participation moves a column of the factor
         relative /= math.hypot(*body["banded"]["coefficients"])

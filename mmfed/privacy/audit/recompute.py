@@ -30,12 +30,15 @@ class Term:
     """``count`` Gaussian releases with noise multiplier ``sigma``, Poisson rate ``rate`` (1: everyone takes part).
 
     ``pure``: instead, releases of which only (1 / ``sigma``, 0)-DP is used (Laplace noise).
+    With ``l2_squared`` and ``l1`` the noise is Skellam and ``sigma`` relative to the square root of ``l2_squared``.
     """
 
     sigma: float
     rate: float
     count: int
     pure: bool = False
+    l2_squared: int = 0
+    l1: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def epsilon_upper_bound(terms: Sequence[Term], delta: float, *, grid: float = 0.
             return pure_epsilon(1 / pure[0].sigma, sum(term.count for term in pure), delta)
         beside = epsilon_upper_bound(rest, delta, grid=grid) if rest else 0.0
         return beside + sum(term.count / term.sigma for term in pure)
+    if any(term.l2_squared for term in terms):
+        return rdp_epsilon(terms, delta)
     sampled, mu = _grouped(terms)
     if not sampled:
         return gaussian_epsilon(mu, delta)
@@ -119,12 +124,15 @@ def pure_epsilon(one: float, count: int, delta: float) -> float:
 
 def gaussian_mu(terms: Sequence[Term]) -> float | None:
     """μ of Gaussian differential privacy; None when any release was sampled or not Gaussian (no exact μ exists)."""
+    if any(term.l2_squared for term in terms):
+        return None
     sampled, mu = _grouped(terms)
     return None if sampled or any(term.pure for term in terms) else mu
 
 
 def rdp_epsilon(terms: Sequence[Term], delta: float) -> float:
-    """ε by Rényi DP at integer orders (Mironov, Talwar, Zhang 2019): looser, needed to judge claims made that way."""
+    """ε by Rényi DP at integer orders (Mironov, Talwar, Zhang 2019): looser, needed to judge claims made that way, and
+    the only way for Skellam noise."""
     best = math.inf
     for order in (*range(2, 65), *range(68, 257, 4), 320, 384, 512, 768, 1024):
         total = sum(term.count * _rdp_of_order(term, order) for term in terms)
@@ -133,6 +141,11 @@ def rdp_epsilon(terms: Sequence[Term], delta: float) -> float:
 
 
 def _rdp_of_order(term: Term, order: int) -> float:
+    if term.l2_squared:  # Agarwal, Kairouz, Liu 2021, corollary 4.1, in terms of ratios to the variance
+        variance = term.sigma * term.sigma * term.l2_squared
+        square, absolute = term.l2_squared / variance, term.l1 / variance
+        return order * square / 2 + min((2 * order - 1) * square / (4 * variance) + 1.5 * absolute / variance,
+                                        1.5 * absolute)  # fmt: skip
     if term.rate == 1:
         return order / (2 * term.sigma**2)
     k = np.arange(order + 1)

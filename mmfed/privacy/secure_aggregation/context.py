@@ -86,15 +86,15 @@ class RoundContext:
         except KeyError:
             raise refusal(f"{name(party)} is not a party of this round") from None
 
-    def check_enough(self, parties: Iterable[bytes], doing: str) -> None:
-        """Refuse a set of parties below the threshold or with too few users.
+    def check_enough(self, parties: Iterable[bytes], doing: str, *, in_sum: bool = True) -> None:
+        """Refuse a set of parties below the threshold or, where they are to be in the sum, with too few users.
 
         Raises:
             MmfedError: too few, or a party that was not asked.
         """
         chosen = set(parties)
         users = sum(self.users[self.point(party) - 1] for party in chosen)
-        if len(chosen) < self.threshold or users < self.minimum_users:
+        if len(chosen) < self.threshold or (in_sum and users < self.minimum_users):
             raise too_few(
                 f"{len(chosen)} parties ({users} users) {doing}; {self.threshold} parties and "
                 f"{self.minimum_users} users are needed"

@@ -102,7 +102,7 @@ class Coordinator:
                 held[party] = signature
             else:
                 self._refuse(party, refusal("a signature that does not hold"))
-        self.context.check_enough(held, "signed the survivors")
+        self.context.check_enough(held, "signed the survivors", in_sum=False)
         return held
 
     @property
@@ -129,7 +129,7 @@ class Coordinator:
                 held[party] = answer
             else:
                 self._refuse(party, refusal("an answer to another question"))
-        self.context.check_enough(held, "answered")
+        self.context.check_enough(held, "answered", in_sum=False)
         ring, length, total = self.context.ring, self.context.length, self._total
         for party in sorted(self._survivors):
             shares = {self.context.point(one): answer.seeds[party] for one, answer in held.items()}

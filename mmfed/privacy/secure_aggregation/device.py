@@ -185,7 +185,7 @@ class Device:
         for party, signature in agreed.items():
             if party not in survivors or not signed_by(party, signature, SURVIVORS, self.context, content):
                 raise refusal(f"{name(party)} did not sign these survivors")
-        self.context.check_enough(agreed, "signed the survivors")
+        self.context.check_enough(agreed, "signed the survivors", in_sum=False)
         shares = {bytes.fromhex(party): pair for party, pair in self._held.shares.items()}
         found = Answer(
             {party: bytes.fromhex(shares[party][1]) for party in seeds},

@@ -107,3 +107,13 @@ def test_a_device_forgets_its_secrets() -> None:
 @pytest.mark.parametrize(("parties", "threshold"), [(3, 3), (4, 3), (6, 5), (7, 5), (9, 7), (100, 67)])
 def test_the_least_threshold_is_above_two_thirds(parties: int, threshold: int) -> None:
     assert least_threshold(parties) == threshold
+
+
+def test_the_users_in_the_sum_count_and_not_those_who_take_the_masks_off() -> None:
+    """Seven of seven are in the sum; five of them are enough to unmask it."""
+    parties = Parties.of(KEYS, minimum_users=7)
+    vectors = random_vectors(parties)
+    assert np.array_equal(parties.run(vectors, {"answer": (0, 1)}), expected(parties, vectors, set()))
+    parties = Parties.of(KEYS, minimum_users=7)
+    with pytest.raises(MmfedError, match="7 users are needed"):
+        parties.run(random_vectors(parties), {"mask": (0,)})
