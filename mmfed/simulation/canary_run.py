@@ -119,7 +119,7 @@ def audit_config(config: Config, folder: Path, *, rounds: int, name: str = "audi
         "training": config.training.model_copy(update={"pretraining": 0, "auxiliary_weight": 0.0}),
         "one_shot": config.one_shot.model_copy(update={"enabled": False}),
         "evaluation": config.evaluation.model_copy(update={"every": 1}),
-        "privacy": privacy.model_copy(update={"noise_source": "seeded"}),
+        "privacy": privacy.model_copy(update={"noise_source": "seeded", "masks": "skipped"}),
         "federation": federation.model_copy(
             update={
                 "rounds": rounds,

@@ -365,3 +365,20 @@ def test_too_few_people(tmp_path: Path) -> None:
     write_shop(tmp_path / "shop", users=4)
     with pytest.raises(MmfedError, match="too few"):
         played(tiny_run(tmp_path, *PRIVATE))
+
+
+@pytest.mark.slow
+def test_under_secure_aggregation_there_is_no_update_to_attack(
+    configured: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Devices refuse to answer in the clear; what is attacked are the released models, without masks."""
+    found = audit_empirically(
+        configured(*PRIVATE, "privacy.mode=user-distributed"),
+        tmp_path / "scratch",
+        EmpiricalPlan(people=40, rounds=3, shadows=1, devices=10),
+    )
+    assert found["holds"] is True, found
+    assert {one["name"] for one in found["attacks"]} == {
+        "membership, everything known",
+        "membership, last model (LiRA)",
+    }
