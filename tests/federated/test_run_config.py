@@ -46,7 +46,7 @@ def test_nothing_given_takes_the_defaults() -> None:
         ({"overrides": "federation.rounds"}, r"key=value"),
         ({"config": "{}", "overrides": "federation.rounds=3"}, r"config is given besides"),
         ({"config": "not json"}, r"run config: config: "),
-        ({"config": '{"federation": {"rounds": 0}}'}, r"federation\.rounds: "),
+        ({"config": '{"federation": {"rounds": -1}}'}, r"federation\.rounds: "),
         ({"resume": "yes"}, r"resume = 'yes'"),
     ],
 )
