@@ -663,6 +663,9 @@ def _explain(error: ValidationError, where: str) -> MmfedError:
     given = first.get("input")
     shown = f" = {given!r}" if not isinstance(given, dict) else ""
     says = first["msg"].removeprefix("Value error, ")
+    if not key:  # keys that do not go together: the rule says what, then the mend
+        wrong, _, mend = says.partition(": ")
+        return MmfedError(ExitCode.CONFIG, f"{where}: {wrong}{more}.", f"{mend or 'change one of these keys'}.")
     return MmfedError(ExitCode.CONFIG, f"{where}: {key}{shown}: {says}{more}.", f"change {key}{about}.")
 
 
