@@ -36,7 +36,7 @@ from mmfed.training.whole import SequenceGradients, several_steps
 from mmfed.types import IntArray
 
 SUMMED_CHUNK = 32
-LINEAR_CHUNK, LINEAR_BYTES = 32, 8e6
+LINEAR_CHUNK, LINEAR_BYTES = 16, 8e6
 ONE_STEP_CHUNK, ONE_STEP_BYTES = 16, 6e6
 WHOLE_CHUNK = 16
 WHOLE_STEPS_CHUNK = 8
