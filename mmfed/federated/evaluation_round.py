@@ -150,7 +150,7 @@ def evaluate_privately(
                 raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
             found, realised = tasks.read_training_reply(reply.content)
             vector = wire.flatten(wire.decode(found, metric_shapes(layout)), metric_shapes(layout))
-            if realised > len(nodes[node]) or np.linalg.norm(vector) > realised * (1 + 1e-6):
+            if realised > len(nodes[node]) or not np.linalg.norm(vector) <= realised * (1 + 1e-6):
                 raise MmfedError(ExitCode.FEDERATION, "figures larger than its users can have", "update the node.")
         except MmfedError as fault:
             refused.append(f"node {node}: {fault.message}")

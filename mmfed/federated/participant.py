@@ -175,9 +175,16 @@ class Node:
         """The sum of the chosen users' own test figures and lists; the coordinator adds noise (``release_metrics``).
 
         Raises:
-            MmfedError: as ``train``; or the mode does not trust the server with this sum.
+            MmfedError: as ``train``; the mode does not trust the server with this sum; or the owner bounds ε over all
+                runs, which the coordinator's ledger alone would count.
         """
         check_evaluation(task.config)
+        if self.lifetime is not None:
+            raise MmfedError(
+                ExitCode.PRIVACY,
+                "the device's owner bounds epsilon over all runs (max-total-epsilon); figures would not be counted.",
+                "evaluate with other devices.",
+            )
         chosen = self.chosen(task)
         with torch.no_grad():
             for name, tensor in (self.model.shared_parameters() | self.model.public_tensors()).items():

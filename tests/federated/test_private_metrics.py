@@ -17,7 +17,8 @@ from mmfed.errors import MmfedError
 from mmfed.evaluation.beyond_accuracy import catalogue_coverage, gini
 from mmfed.federated import tasks, wire, workspace
 from mmfed.federated.evaluation_round import evaluate_privately, layout_of, users_metrics
-from mmfed.federated.participant import client_app
+from mmfed.federated.lifetime import Lifetime
+from mmfed.federated.participant import Node, client_app
 from mmfed.federated.private_metrics import MetricLayout, coverage_and_gini, gini_of, read_metrics, release_metrics
 from mmfed.federated.workspace import load_workspace
 from mmfed.privacy.audit.ledgers import audit_ledgers
@@ -193,6 +194,23 @@ def test_a_server_that_is_not_trusted_gets_no_sum(tmp_path: Path, mode: str) -> 
     with pytest.raises(MmfedError, match="not trusted"):
         evaluate_privately(grid, config, run_id="x", nodes={1: shop.user_keys}, catalogue="", item_count=1, arrays={},
                            shapes={}, mechanism=mechanism(1.0), ledger=None, round_number=1)  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_an_owner_who_bounds_epsilon_gives_no_figures_that_the_device_cannot_count(tmp_path: Path) -> None:
+    workspace._SHOPS.clear()
+    workspace._WORKSPACES.clear()
+    write_tiny_shop(tmp_path / "shop")
+    config = tiny_run(tmp_path, "privacy.mode=user-ftrl")
+    shop = load_workspace(config)
+    model = shop.new_model()
+    sent = dict(model.shared_parameters()) | model.public_tensors()
+    task = tasks.Task(config=config, run_id="x", population=USERS, noise_multiplier=1.0,
+                      catalogue=shop.features.digest, round_number=1, users=shop.user_keys)  # fmt: skip
+    free = Node(shop, np.arange(USERS), tmp_path / "state")
+    assert free.metrics(task, sent)["metrics"].any()
+    bounded = Node(shop, np.arange(USERS), tmp_path / "state", lifetime=Lifetime(tmp_path / "state", 5.0, 1e-6))
+    with pytest.raises(MmfedError, match="max-total-epsilon"):
+        bounded.metrics(task, sent)
 
 
 def test_users_without_a_target_add_nothing(tmp_path: Path) -> None:
