@@ -188,7 +188,7 @@ def test_it_promises_nothing_and_says_so(configured):
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("privacy.mode=user-central", r"without privacy: set privacy\.mode = 'none'"),
+        ("privacy.mode=user-central", r"without privacy. Fix: set privacy\.mode = 'none'"),
         ("privacy.mode=record", "without privacy"),
         ("model.private_user_vector=true", "no devices"),
         ("centralised.epochs=0", "centralised.epochs"),
