@@ -38,7 +38,7 @@ class AttentionFusion(FusionHead):
         empty = of_empty(present, self.missing)
         if not self.modalities:
             return present.new_zeros(*present.shape[:-1], self.dimensions) if empty is None else empty
-        projected, weights, count = self._attended(values, present)
+        projected, weights, count = self.attended(values, present)
         share = weights * count / weights.sum(-1, keepdim=True).clamp_min(1e-30)
         fused = _Weighed.apply(share, *projected).unflatten(-1, (len(projected), -1)).sum(-2)
         return fused if empty is None else fused + empty
@@ -49,7 +49,7 @@ class AttentionFusion(FusionHead):
         if not self.modalities:
             ones = present.new_ones(*present.shape[:-1], 1)
             return torch.cat([missing * ones, ones], dim=-1)
-        projected, weights, count = self._attended(values, present)
+        projected, weights, count = self.attended(values, present)
         empty = (count == 0).to(weights.dtype)
         above = _Weighed.apply(weights * count, *projected)
         return torch.cat([above, empty * missing, weights, empty.expand_as(weights[..., :1])], dim=-1)
@@ -76,7 +76,7 @@ class AttentionFusion(FusionHead):
         count = len(self.modalities) + 1
         return joined.split([count * self.dimensions, count], dim=-1)
 
-    def _attended(self, values: Sequence[Values], present: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    def attended(self, values: Sequence[Values], present: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """[..., items, d] projections, [..., items, modalities] weights up to a factor, [..., items, 1] counts."""
         projected = self.projected(values)
         queries = self.item_query[..., None]

@@ -192,6 +192,41 @@ class LinearTables(NamedTuple):
     private: bool
 
 
+class AttendedModality(NamedTuple):
+    """A modality of ``AttendedTables``.
+
+    Attributes:
+        parameter: name of its projection [width, d], or of its table [items, d].
+        values: [items, width] what is projected; None of a table.
+        vectors: [items, d] the projections, or the table.
+    """
+
+    parameter: str
+    values: Tensor | None
+    vectors: Tensor
+
+
+class AttendedTables(NamedTuple):
+    """A target side whose modalities are weighed by user and item (``fusion.attention``), plus the item bias.
+
+    Attributes:
+        modalities: in the order of the head's.
+        weights: [items, modalities] the item's part of the weights.
+        count: [items, 1] present modalities.
+        user_query, item_query: names of the parameters [modalities, d].
+        missing: name of the parameter [d].
+        bias: the factor of the item bias parameter.
+    """
+
+    modalities: tuple[AttendedModality, ...]
+    weights: Tensor
+    count: Tensor
+    user_query: str
+    item_query: str
+    missing: str
+    bias: float
+
+
 class Projection(NamedTuple):
     """A parameter that only ever multiplies the frozen features of a modality, on one side of the tables.
 
@@ -343,6 +378,20 @@ class Recommender(nn.Module, ABC):
         del present
         return None
 
+    def attended_tables(self, present: Tensor) -> AttendedTables | None:
+        """The target side where its modalities are weighed by user and item; None for a model without.
+
+        Args:
+            present: [items, modality_columns] what the towers may read.
+        """
+        del present
+        return None
+
+    @property
+    def one_vector_per_item(self) -> bool:
+        """Whether a score is the dot product of a state with the target's row, plus the bias."""
+        return True
+
     @abstractmethod
     def history_side(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """``ItemTables.history`` from ``item_values`` and ``present``.
@@ -391,9 +440,9 @@ class Recommender(nn.Module, ABC):
         del values
         return {}
 
-    def action_logits(self, states: Tensor, tables: ItemTables, items: Tensor) -> Tensor | None:
-        """[users, states, actions] what the person does with ``items`` [users, states]; None without that task."""
-        del states, tables, items
+    def action_logits(self, states: Tensor, scores: Tensor) -> Tensor | None:
+        """[users, states, actions] what the person does with items scored [users, states]; None without that task."""
+        del states, scores
         return None
 
     def scopes(self) -> dict[str, Scope]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mmfed.data.schema import Action
-from mmfed.models.base import ItemTables
 from mmfed.models.public_tasks import prototype_loss
 from mmfed.models.tower import ID, TowerRecommender
 
@@ -43,7 +42,6 @@ class AttentionFusionNetwork(TowerRecommender):
             for label, labels in self.features.labels.items()
         }
 
-    def action_logits(self, states: Tensor, tables: ItemTables, items: Tensor) -> Tensor:
-        score = self.score_candidates(states, tables, items[..., None])
+    def action_logits(self, states: Tensor, scores: Tensor) -> Tensor:
         seen = states[..., : self.dimensions] @ self.action_weight
-        return seen + score * self.action_score[..., None, :] + self.action_bias[..., None, :]
+        return seen + scores[..., None] * self.action_score[..., None, :] + self.action_bias[..., None, :]

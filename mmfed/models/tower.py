@@ -11,10 +11,13 @@ from torch.nn import functional
 
 from mmfed.config import ModelSection
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.fusion.attention import AttentionFusion
 from mmfed.fusion.concat import ConcatFusion
 from mmfed.fusion.head import FusionHead, KnownProduct, Values
 from mmfed.fusion.registry import fusion_head
 from mmfed.models.base import (
+    AttendedModality,
+    AttendedTables,
     HistoryBatch,
     ItemFeatures,
     ItemTables,
@@ -135,7 +138,6 @@ class TowerRecommender(Recommender):
 
     @property
     def one_vector_per_item(self) -> bool:
-        """Whether a score is the dot product of a state with one vector of the item."""
         return self.fuses_early or type(self.target_head).score is FusionHead.score
 
     @property
@@ -219,6 +221,23 @@ class TowerRecommender(Recommender):
             answers,
             self.user_vector is not None,
         )
+
+    def attended_tables(self, present: Tensor) -> AttendedTables | None:
+        head = self.target_head
+        if self.fuses_early or self.encoders or self.ratings or not isinstance(head, AttentionFusion):
+            return None
+        with torch.no_grad():
+            read, columns = self.inputs(head, self.item_values(), present, history=False)
+            vectors, weights, _ = head.attended(read, columns) if head.modalities else ([], columns, columns)
+            modalities = [
+                AttendedModality(f"target_head.project.{name}", value, vector.detach())
+                if isinstance(value, Tensor) and name in head.project
+                else AttendedModality("target_ids", None, vector.detach())
+                for name, value, vector in zip(head.modalities, read, vectors, strict=True)
+            ]
+        names = (f"target_head.{name}" for name in ("user_query", "item_query", "missing"))
+        count = columns.sum(-1, keepdim=True)
+        return AttendedTables(tuple(modalities), weights, count, *names, bias=self.section.bias_scale)
 
     def history_side(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         if self.static:

@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmfed.models.base import HistoryBatch, ItemTables, LinearSide, LinearTables, answers_said
+from mmfed.models.base import ItemTables, LinearSide, LinearTables, answers_said
 from mmfed.training.batch import TrainingBatch
 from mmfed.training.rows import bounded, distinct
-from mmfed.types import IntArray
+from mmfed.training.softmax import SoftmaxDerivatives
 
 Parameters = dict[str, Tensor]
-
-BLOCK_BYTES = 1_700_000  # of scores at a time
 
 
 class LinearSums:
@@ -103,24 +101,20 @@ class LinearSums:
             [users, states, items] derivative δ by the scores, [users, states, d] by the queries, and δδᵀ.
         """
         users, states, items = *queries.shape[:2], len(self._tables.bias)
-        block = max(BLOCK_BYTES // max(states * items * queries.element_size(), 1), 1)
+        derivatives = SoftmaxDerivatives(batch, items)
+        blocks = list(derivatives.blocks(states * items * queries.element_size()))
         if len(self._delta) < users * states * items:
             self._delta = queries.new_empty(users * states * items)
-            self._scores = queries.new_empty(block * states, items)
+        most = blocks[0].stop * states
+        if self._scores.dim() != 2 or len(self._scores) < most:
+            self._scores = queries.new_empty(most, items)
         delta = self._delta[: users * states * items].view(users, states, items)
         of_queries, gram = torch.empty_like(queries), queries.new_empty(users, states, states)
-        hidden, starts = _seen(batch.histories, items)
-        for start in range(0, users, block):
-            chosen = slice(start, start + block)
-            targets, there = batch.targets[chosen].flatten()[:, None], delta[chosen]
-            scores = self._scores[: len(targets)]
+        for chosen in blocks:
+            there = delta[chosen]
+            rows, scores = there.flatten(0, 1), self._scores[: len(there) * states]
             torch.addmm(self._tables.bias, queries[chosen].flatten(0, 1), self._tables.target.T, out=scores)
-            of_targets = scores.gather(1, targets)
-            cells = hidden[starts[start] : starts[min(start + block, users)]] - start * states * items
-            scores.view(-1).index_fill_(0, cells, float("-inf"))
-            scores.scatter_(1, targets, of_targets)  # the target itself may have been seen
-            rows = torch.softmax(scores, dim=1, out=there.flatten(0, 1))
-            rows.scatter_add_(1, targets, torch.full_like(of_targets, -1.0))
+            derivatives(scores, chosen, rows)
             torch.mm(rows, self._tables.target, out=of_queries[chosen].flatten(0, 1))
             torch.bmm(there, there.mT, out=gram[chosen])
         return delta, of_queries, gram
@@ -169,18 +163,6 @@ class LinearSums:
 def _without_empty(side: LinearSide) -> LinearSide:
     """The side without columns of zeros, whose parameters nothing reads."""
     return side._replace(columns=side.columns[:, (side.columns != 0).any(0)])
-
-
-def _seen(histories: HistoryBatch, items: int) -> tuple[Tensor, IntArray]:
-    """What the users had before each position, as cells of [users, states, items], and where each user's start."""
-    known, positions = histories.known.sum(1).numpy(), histories.positions.numpy()
-    counts = np.where(histories.others.numpy() > 0, known[:, None], np.minimum(positions, known[:, None])).astype(int)
-    ends = np.cumsum(counts.ravel())
-    events = np.arange(ends[-1]) - np.repeat(ends - counts.ravel(), counts.ravel())
-    of_user = np.arange(len(positions)) * histories.items.shape[1]
-    found = histories.items.numpy().ravel()[np.repeat(np.repeat(of_user, positions.shape[1]), counts.ravel()) + events]
-    cells = np.repeat(np.arange(len(ends)) * items, counts.ravel()) + found
-    return torch.from_numpy(cells), np.concatenate([[0], np.cumsum(counts.sum(1))])
 
 
 def parameter_totals(

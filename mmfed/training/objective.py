@@ -9,7 +9,7 @@ from torch.nn import functional
 from mmfed.config import TrainingSection
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.models.base import ItemTables, Recommender
-from mmfed.training.batch import TrainingBatch, objective_of
+from mmfed.training.batch import SAMPLED, TrainingBatch, objective_of
 from mmfed.training.update import LocalWork
 
 
@@ -36,13 +36,45 @@ def task_losses(
         [users] by name, "preference" first; 0 for a user without a position.
     """
     states = model.user_states(vectors, batch.histories)
-    losses = {"preference": _losses(model, section, tables, states, batch)}
-    if section.action_weight:
-        logits = model.action_logits(states, tables, batch.targets)
-        if logits is not None:
-            logged = torch.log_softmax(logits, dim=-1).gather(2, batch.actions.clamp_min(0)[:, :, None]).squeeze(2)
-            losses["action"] = -section.action_weight * logged * (batch.actions >= 0)
-    return {name: (loss * batch.weights).sum(1) for name, loss in losses.items()}
+    return losses_of_states(model, section, tables, states, batch)
+
+
+def losses_of_states(
+    model: Recommender, section: TrainingSection, tables: ItemTables, states: Tensor, batch: TrainingBatch
+) -> dict[str, Tensor]:
+    """``task_losses`` from the states [users, states, width] of the batch's positions."""
+    objective = objective_of(model, section)
+    if objective == "softmax":
+        scores = model.score(states, tables)
+        of_targets = scores.gather(2, batch.targets[:, :, None]).squeeze(2)
+        preference = _softmax_losses(scores, of_targets, batch)
+    else:
+        negatives = batch.negatives if objective in SAMPLED else batch.negatives[:, :, :0]
+        scores = model.score_candidates(states, tables, torch.cat([batch.targets[:, :, None], negatives], dim=2))
+        of_targets = scores[:, :, 0]
+        preference = (
+            candidate_losses(section, objective, scores, batch.usable)
+            if objective in SAMPLED
+            else (model.rating(of_targets) - batch.ratings).square()
+        )
+    losses = {"preference": (preference * batch.weights).sum(1)}
+    action = action_losses(model, section, states, of_targets, batch)
+    return losses if action is None else losses | {"action": action}
+
+
+def action_losses(
+    model: Recommender, section: TrainingSection, states: Tensor, of_targets: Tensor, batch: TrainingBatch
+) -> Tensor | None:
+    """[users] of what the person did with the targets; None without that task.
+
+    Args:
+        of_targets: [users, states] their scores.
+    """
+    logits = model.action_logits(states, of_targets) if section.action_weight else None
+    if logits is None:
+        return None
+    logged = torch.log_softmax(logits, dim=-1).gather(2, batch.actions.clamp_min(0)[:, :, None]).squeeze(2)
+    return -section.action_weight * (logged * (batch.actions >= 0) * batch.weights).sum(1)
 
 
 def check_tasks(model: Recommender, work: LocalWork) -> None:
@@ -67,27 +99,23 @@ def check_tasks(model: Recommender, work: LocalWork) -> None:
         )
 
 
-def _losses(
-    model: Recommender, section: TrainingSection, tables: ItemTables, states: Tensor, batch: TrainingBatch
-) -> Tensor:
-    """[users, states] of the main task."""
-    positions, objective = batch.histories.positions, objective_of(model, section)
-    if objective == "mse":
-        predicted = model.rating(model.score_candidates(states, tables, batch.targets[:, :, None]).squeeze(2))
-        return (predicted - batch.ratings).square()
-    if objective == "softmax":
-        scores = model.score(states, tables)
-        seen = batch.first_seen[:, None, :] < positions[:, :, None]
-        target = scores.gather(2, batch.targets[:, :, None]).squeeze(2)
-        # The target itself may have been seen (repeat purchase): its term is put back after masking.
-        masked = scores.masked_fill(seen, float("-inf"))
-        seen_target = seen.gather(2, batch.targets[:, :, None]).squeeze(2)
-        normaliser = torch.logsumexp(masked, dim=2)
-        normaliser = torch.where(seen_target, torch.logaddexp(normaliser, target), normaliser)
-        return normaliser - target
-    candidates = torch.cat([batch.targets[:, :, None], batch.negatives], dim=2)
-    scores = model.score_candidates(states, tables, candidates)
-    usable = batch.usable
+def _softmax_losses(scores: Tensor, of_targets: Tensor, batch: TrainingBatch) -> Tensor:
+    """[users, states] under the full softmax, from scores [users, states, items] and those of the targets."""
+    seen = batch.first_seen[:, None, :] < batch.histories.positions[:, :, None]
+    # The target itself may have been seen (repeat purchase): its term is put back after masking.
+    seen_target = seen.gather(2, batch.targets[:, :, None]).squeeze(2)
+    normaliser = torch.logsumexp(scores.masked_fill(seen, float("-inf")), dim=2)
+    normaliser = torch.where(seen_target, torch.logaddexp(normaliser, of_targets), normaliser)
+    return normaliser - of_targets
+
+
+def candidate_losses(section: TrainingSection, objective: str, scores: Tensor, usable: Tensor) -> Tensor:
+    """[users, states] of a sampled objective.
+
+    Args:
+        scores: [users, states, 1 + negatives], the target's first.
+        usable: [users, states, negatives] which negatives count.
+    """
     positive, negative = scores[:, :, 0], scores[:, :, 1:]
     if section.negative_sampling == "hard":
         order = negative.detach().masked_fill(~usable, float("-inf"))

@@ -26,7 +26,7 @@ from mmfed.fusion.head import KnownProduct, Values
 from mmfed.models.base import ItemTables, Projection, Recommender
 from mmfed.training.batch import TrainingBatch
 from mmfed.training.local_optimiser import LocalOptimiser
-from mmfed.training.objective import task_losses
+from mmfed.training.objective import action_losses, losses_of_states, task_losses
 from mmfed.types import IntArray
 
 Parameters = dict[str, Tensor]
@@ -151,7 +151,7 @@ class RowTraining:
         task_clip_norm: float | None = None,
         rows: int | None = None,
     ) -> None:
-        self._model, self._training, self.present = model, training, present
+        self.model, self.section, self.present = model, training, present
         self._task_bound = None if task_clip_norm is None else task_clip_norm / training.learning_rate
         self.stages = _Stages(model, training)
         parameters = {name: value.detach() for name, value in model.shared_parameters().items()}
@@ -191,10 +191,10 @@ class RowTraining:
             and the new private vectors.
         """
         count = len(own)
-        height = self._model.item_count if touched.items is None else touched.items.shape[1]
+        height = self.model.item_count if touched.items is None else touched.items.shape[1]
         change = {name: value.new_zeros(count, *value.shape) for name, value in self.shared.items()}
         of_rows = {name: value.new_zeros(count, height, *value.shape[1:]) for name, value in self.rows.items()}
-        everything, training = change | of_rows, self._training
+        everything, training = change | of_rows, self.section
         optimiser = LocalOptimiser(training, everything)
         for step, places in enumerate(touched.steps):
             apart = everything if step else moved or {}
@@ -311,7 +311,7 @@ class RowTraining:
         """A side of the tables for one item."""
         rows = {name: value[:1] for name, value in parameters.items() if name in self.rows}
         first = {name: value[:1] for name, value in self.frozen.items()}
-        return self.stages.run({**parameters, **rows}, stage, first, self._model.present(None)[:1])
+        return self.stages.run({**parameters, **rows}, stage, first, self.model.present(None)[:1])
 
 
 @dataclass(frozen=True)
@@ -456,4 +456,10 @@ class _Stages(torch.nn.Module):
             return self.model.history_side(*arguments)
         if stage == "target":
             return self.model.target_side(*arguments)
+        if stage == "states":
+            return self.model.user_states(*arguments)
+        if stage == "losses of states":
+            return losses_of_states(self.model, self.training_section, *arguments)
+        if stage == "action":
+            return action_losses(self.model, self.training_section, *arguments)
         return task_losses(self.model, self.training_section, *arguments)
