@@ -227,6 +227,23 @@ class AttendedTables(NamedTuple):
     bias: float
 
 
+class HiddenTables(NamedTuple):
+    """Scores from one hidden layer: out · ReLU(x · item_in + hidden_bias + standard(state) · user_in), plus the bias.
+
+    Attributes:
+        inputs: x [items, d] and biases [items] from ``item_values`` and ``present``, as ``Recommender.target_side``.
+        standard: from states to what ``user_in`` multiplies.
+        item_in, user_in, hidden_bias, out: names of the parameters [d, hidden], [d, hidden], [hidden], [hidden].
+    """
+
+    inputs: Callable[[Mapping[str, Tensor], Tensor], tuple[Tensor, Tensor]]
+    standard: Callable[[Tensor], Tensor]
+    item_in: str
+    user_in: str
+    hidden_bias: str
+    out: str
+
+
 class Projection(NamedTuple):
     """A parameter that only ever multiplies the frozen features of a modality, on one side of the tables.
 
@@ -385,6 +402,10 @@ class Recommender(nn.Module, ABC):
             present: [items, modality_columns] what the towers may read.
         """
         del present
+        return None
+
+    def hidden_tables(self) -> HiddenTables | None:
+        """What scores a state and an item through a hidden layer; None for a model without."""
         return None
 
     @property

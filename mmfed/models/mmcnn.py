@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmfed.models.base import HiddenTables
 from mmfed.models.tower import TowerRecommender
 
 ITEM_BLOCK = 512  # items scored at a time: the hidden layer of every (user, item) pair is the largest tensor
@@ -43,7 +44,16 @@ class ConcatenationNetwork(TowerRecommender):
 
     def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """[items, 4d]: the item's part of the hidden layer, before its non-linearity."""
-        return self._standard(super().target_table(values, present)) @ self.item_in + self.hidden_bias[..., None, :]
+        return self._inputs(values, present)[0] @ self.item_in + self.hidden_bias[..., None, :]
+
+    def hidden_tables(self) -> HiddenTables | None:
+        if self.ratings or self.encoders:
+            return None
+        return HiddenTables(self._inputs, self._standard, "item_in", "user_in", "hidden_bias", "out")
+
+    def _inputs(self, values: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
+        """[items, d] the items, fused and normalised, and their biases [items]."""
+        return self._standard(super().target_table(values, present)), self.item_bias * self.section.bias_scale
 
     def match(self, states: Tensor, table: Tensor) -> Tensor:
         user = (self._standard(states) @ self.user_in)[..., None, :]

@@ -127,4 +127,4 @@ def candidate_losses(section: TrainingSection, objective: str, scores: Tensor, u
     if objective == "bce":
         return functional.softplus(-positive) + (functional.softplus(negative) * share).sum(2)
     masked = negative.masked_fill(~usable, float("-inf"))
-    return torch.logsumexp(torch.cat([positive[:, :, None], masked], dim=2), dim=2) - positive
+    return -torch.log_softmax(torch.cat([positive[:, :, None], masked], dim=2), dim=2)[:, :, 0]

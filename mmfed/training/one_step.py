@@ -14,7 +14,8 @@ from torch import Tensor
 from mmfed.config import TrainingSection
 from mmfed.models.base import Recommender
 from mmfed.training.attended import OfAttention
-from mmfed.training.batch import TrainingBatch, objective_of
+from mmfed.training.batch import SAMPLED, TrainingBatch, objective_of
+from mmfed.training.hidden import OfHidden
 from mmfed.training.rows import Parameters, RowTraining, Traced, bounded, distinct, squared_norms
 from mmfed.training.target_gradients import ByAutograd, OfProducts, TargetGradients
 
@@ -48,6 +49,9 @@ class OneStep(RowTraining):
                 return OfAttention(self, attended)
             if self.model.one_vector_per_item:
                 return OfProducts(self, present)
+        hidden = self.model.hidden_tables()
+        if hidden is not None and objective_of(self.model, self.section) in SAMPLED:
+            return OfHidden(self, hidden, present)
         return ByAutograd(self, present)
 
     @property

@@ -456,6 +456,10 @@ class _Stages(torch.nn.Module):
             return self.model.history_side(*arguments)
         if stage == "target":
             return self.model.target_side(*arguments)
+        if stage == "hidden inputs":
+            hidden = self.model.hidden_tables()
+            assert hidden is not None
+            return hidden.inputs(*arguments)
         if stage == "states":
             return self.model.user_states(*arguments)
         if stage == "losses of states":

@@ -7,6 +7,7 @@ writes the derivatives of the full softmax by hand, in far fewer passes over the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -217,15 +218,21 @@ class OfProducts(OfSoftmax):
 
 
 class TargetTower:
-    """The target side of the tables, gradients pulled back through it, and clipped sums at the tables."""
+    """The target side of the tables, gradients pulled back through it, and clipped sums at the tables.
 
-    def __init__(self, training: RowTraining, present: Tensor) -> None:
+    Args:
+        training: the model and its parameters.
+        present: [items, modality_columns] what the towers may read.
+        stage: of the model, that gives a table [items, width] and biases [items].
+    """
+
+    def __init__(self, training: RowTraining, present: Tensor, stage: str = "target") -> None:
         known = {modality: one for (side, modality), one in training.known.items() if side == "target"}
         leaves = {name: value.clone().requires_grad_() for name, value in (training.shared | training.rows).items()}
         products = {modality: one.product.clone().requires_grad_() for modality, one in known.items()}
         values: dict[str, Values] = dict(training.frozen)
         values |= {modality: KnownProduct(product) for modality, product in products.items()}
-        target, bias = training.stages.run(leaves, "target", values, present)
+        target, bias = training.stages.run(leaves, stage, values, present)
         self._outputs = [one for one in (target, bias) if one.requires_grad]
         self._whole = [target.requires_grad, bias.requires_grad]
         self.target, self.bias = target.detach(), bias.detach()
@@ -239,6 +246,7 @@ class TargetTower:
             retain_graph=True,
             allow_unused=True,
         )
+        self._turned: dict[tuple[str, ...], Tensor] = {}
         self._traced = [one for one, gradient in zip(traced, read, strict=True) if gradient is not None]
 
     def pulled(self, of_target: Tensor, of_bias: Tensor) -> Parameters:
@@ -246,10 +254,26 @@ class TargetTower:
         given = [one for one, whole in zip((of_target, of_bias), self._whole, strict=True) if whole]
         leaves = [leaf for _, leaf, _ in self._traced]
         found = torch.autograd.grad(self._outputs, leaves, given, retain_graph=True)
-        return {
-            name: gradient if projection is None else projection.values.mT @ gradient * projection.scale
-            for (name, _, projection), gradient in zip(self._traced, found, strict=True)
-        }
+        named: Parameters = {}
+        joined: dict[
+            int, list[tuple[str, KnownProjection, Tensor]]
+        ] = {}  # projections whose products have one gradient
+        for (name, _, projection), gradient in zip(self._traced, found, strict=True):
+            if projection is None:
+                named[name] = gradient
+            else:
+                joined.setdefault(gradient.data_ptr(), []).append((name, projection, gradient))
+        for several in joined.values():
+            product = self._values(tuple(name for name, *_ in several), [one for _, one, _ in several]) @ several[0][2]
+            parts = product.split([one.values.shape[1] for _, one, _ in several])
+            named |= {name: part for (name, *_), part in zip(several, parts, strict=True)}
+        return named
+
+    def _values(self, names: tuple[str, ...], projections: Sequence[KnownProjection]) -> Tensor:
+        """[width, items] features of some projections below one another, times their scales."""
+        if names not in self._turned:
+            self._turned[names] = torch.cat([one.values * one.scale for one in projections], dim=1).T.contiguous()
+        return self._turned[names]
 
     def squares(self, of_target: Tensor, of_bias: Tensor) -> Tensor:
         """Float64 squared norm of ``pulled``."""

@@ -292,6 +292,36 @@ def test_a_parameter_the_loss_never_reads_does_not_stop_a_clipped_round():
     assert not update.total["action_weight"].any()
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("item_ids", [False, True])
+def test_attention_over_items_that_lack_everything(item_ids, dropout):
+    chosen = {"model.name": "mmfnet", "model.fusion": "default", "model.item_ids": item_ids}
+    config = configured(**chosen, **{"training.modality_dropout": dropout})
+    model = tiny_model(config, tiny_features(missing=0.6))
+    update = assert_parity(config, random_histories(LENGTHS), model=model)
+    assert bool(update.total["target_head.missing"].any()) == (not item_ids or dropout > 0)
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e3])
+def test_attention_whose_weights_vanish(scale):
+    """Where no modality of an item has a weight left, the sum of weights is a constant, for both alike."""
+    chosen = {"model.name": "mmfnet", "model.fusion": "default", "model.item_ids": False}
+    config = configured(**chosen, **{"training.learning_rate": 1e-3})
+    model = tiny_model(config, tiny_features(missing=0.6))
+    with torch.no_grad():
+        model.shared_parameters()["target_head.user_query"].mul_(scale)
+    assert_parity(config, random_histories(LENGTHS), model=model)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "popularity", "hard"])
+@pytest.mark.parametrize("objective", ["sampled-softmax", "bpr", "bce"])
+@pytest.mark.parametrize("clip", [1e-3, 0.2, 1e3])
+def test_a_hidden_layer_of_every_candidate(sampling, objective, clip):
+    chosen = {"model.name": "mmcnn", "training.objective": objective, "training.negative_sampling": sampling}
+    config = configured(**chosen, **{"privacy.clip_norm": clip, "model.private_user_vector": True})
+    assert_parity(config, random_histories(LENGTHS))
+
+
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 @pytest.mark.parametrize("objective", ["softmax", "bce"])
 @pytest.mark.parametrize("amount", [{"training.steps": 1}, {"training.epochs": 1}], ids=str)
