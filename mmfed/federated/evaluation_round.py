@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,17 +13,15 @@ from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.evaluation.protocol import tie_keys
 from mmfed.evaluation.ranking import evaluate_ranking
-from mmfed.federated import faults, tasks, wire
+from mmfed.federated import tasks, wire
 from mmfed.federated.private_metrics import MetricLayout, PrivateMetrics, release_metrics
+from mmfed.federated.sum_of_nodes import sum_of_nodes
 from mmfed.federated.workspace import Workspace
 from mmfed.models.base import Recommender
 from mmfed.models.scoring import ModelScorer
 from mmfed.privacy.ledger import Ledger
 from mmfed.privacy.mechanisms import GaussianMechanism
 from mmfed.types import FloatArray, IntArray
-
-_log = logging.getLogger(__name__)
-
 
 _TRUSTED = ("none", "user-central", "user-ftrl")  # modes in which the server may see the sum before noise
 
@@ -121,51 +118,28 @@ def evaluate_privately(
             ExitCode.CONFIG, "private metrics are those of lists; this run predicts ratings.", "evaluate it without."
         )
     layout = layout_of(config, item_count)
-    messages = []
-    for node, users in nodes.items():
-        task = tasks.Task(
+    population = sum(len(one) for one in nodes.values())
+    asked = {
+        node: tasks.Task(
             config=config,
             run_id=run_id,
-            population=sum(len(one) for one in nodes.values()),
+            population=population,
             noise_multiplier=mechanism.noise_multiplier,
             catalogue=catalogue,
             round_number=round_number,
             users=users,
         )
-        content = tasks.task_content(task, wire.encode(dict(arrays), shapes))
-        messages.append(grid.create_message(content, tasks.EVALUATE, node, str(round_number)))
-    order = {node: min(users.tolist(), default=-1) for node, users in nodes.items()}
-    replies = sorted(
-        grid.send_and_receive(messages, timeout=config.federation.round_timeout),
-        key=lambda reply: order.get(reply.metadata.src_node_id, -1),
+        for node, users in nodes.items()
+    }
+    total, answered = sum_of_nodes(
+        grid,
+        tasks.EVALUATE,
+        asked,
+        metric_shapes(layout),
+        timeout=config.federation.round_timeout,
+        purpose="evaluation round",
+        arrays=wire.encode(dict(arrays), shapes),
     )
-    total, answered, refused, waiting = np.zeros(layout.size), 0, [], set(nodes)
-    for reply in replies:
-        node = reply.metadata.src_node_id
-        try:
-            if node not in waiting:
-                raise MmfedError(ExitCode.FEDERATION, "nobody asked it, or it answered before", "look at the node.")
-            waiting.remove(node)
-            if reply.has_error():
-                raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
-            found, realised = tasks.read_training_reply(reply.content)
-            vector = wire.flatten(wire.decode(found, metric_shapes(layout)), metric_shapes(layout))
-            if realised > len(nodes[node]) or not np.linalg.norm(vector) <= realised * (1 + 1e-6):
-                raise MmfedError(ExitCode.FEDERATION, "figures larger than its users can have", "update the node.")
-        except MmfedError as fault:
-            refused.append(f"node {node}: {fault.message}")
-            continue
-        total += vector
-        answered += realised
-    if not answered:
-        raise MmfedError(
-            ExitCode.FEDERATION,
-            f"the evaluation round: no node answered ({faults.condensed(refused) or 'no reply'}).",
-            "look at the nodes and try again.",
-        )
-    if refused:
-        _log.warning("the evaluation goes on without %s", faults.condensed(refused))
-    population = sum(len(one) for one in nodes.values())
     return release_metrics(
         total, layout, mechanism, ledger, population=population, users=answered, round_number=round_number
     )

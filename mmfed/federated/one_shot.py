@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,8 +12,9 @@ from flwr.serverapp import Grid
 from mmfed.config import Config
 from mmfed.data.schema import Catalogue, Features
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.federated import faults, tasks, wire
+from mmfed.federated import tasks, wire
 from mmfed.federated.one_shot_sum import FILE, OneShotRelease, OneShotSum, load_one_shot
+from mmfed.federated.sum_of_nodes import sum_of_nodes
 from mmfed.models.band_ease import BandEase
 from mmfed.models.base import Recommender
 from mmfed.models.content_kernel import content_kernel
@@ -31,7 +31,6 @@ MOST_ITEMS = 20_000  # the message holds items² / 2 numbers of 8 bytes: 1.6 GB
 MOST_NOISED_ITEMS = 10_000  # noise, weights and content hold several matrices of that size
 RIDGE, RIDGE_UNDER_NOISE = 2.0, 10.0  # users
 ITEMS_UNDER_NOISE = 700
-_log = logging.getLogger(__name__)
 
 
 def one_shot_shapes(config: Config, item_count: int, items: IntArray | None) -> wire.Shapes:
@@ -103,10 +102,8 @@ class OneShotRound:
             MmfedError: no node answers.
         """
         shapes = one_shot_shapes(self.config, self.item_count, items)
-        ((name, shape),) = shapes.items()
-        nodes, messages = self.nodes, []
-        for node, users in nodes.items():
-            task = tasks.Task(
+        asked = {
+            node: tasks.Task(
                 config=self.config,
                 run_id=self.run_id,
                 population=self.population,
@@ -116,39 +113,13 @@ class OneShotRound:
                 users=users,
                 items=items,
             )
-            messages.append(self.grid.create_message(tasks.task_content(task), tasks.ONE_SHOT, node, "0"))
-        order = {node: min(users.tolist(), default=-1) for node, users in nodes.items()}
-        replies = sorted(
-            self.grid.send_and_receive(messages, timeout=self.config.federation.round_timeout),
-            key=lambda reply: order.get(reply.metadata.src_node_id, -1),
+            for node, users in self.nodes.items()
+        }
+        timeout = self.config.federation.round_timeout
+        total, users_in = sum_of_nodes(
+            self.grid, tasks.ONE_SHOT, asked, shapes, timeout=timeout, purpose="one-shot round"
         )
-        total, users_in, refused = np.zeros(shape), 0, []
-        waiting = set(nodes)
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            try:
-                if node not in waiting:
-                    raise MmfedError(ExitCode.FEDERATION, "nobody asked it, or it answered before", "look at the node.")
-                waiting.remove(node)
-                if reply.has_error():
-                    raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
-                arrays, realised = tasks.read_training_reply(reply.content)
-                vector = wire.decode(arrays, shapes)[name].numpy()
-                if realised > len(nodes[node]) or not np.linalg.norm(vector) <= realised * (1 + 1e-6):
-                    raise MmfedError(ExitCode.FEDERATION, "a sum larger than its users can make", "update the node.")
-            except MmfedError as fault:
-                refused.append(f"node {node}: {fault.message}")
-                continue
-            total += vector
-            users_in += realised
-        if not users_in:
-            raise MmfedError(
-                ExitCode.FEDERATION,
-                f"the one-shot round: no node gave its sum ({faults.condensed(refused) or 'no reply'}).",
-                "look at the nodes and start again; raise federation.round_timeout if they were only slow.",
-            )
-        if refused:
-            _log.warning("the one-shot round goes on without %s", faults.condensed(refused))
+        (name,) = shapes
         return name, total, users_in
 
 
