@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
@@ -19,10 +17,8 @@ from mmfed.privacy.banded import CorrelatedNoise
 from mmfed.privacy.budget_lines import admit
 from mmfed.privacy.keyed_noise import KeyedNoise
 from mmfed.privacy.ledger import Ledger, ReleaseEvent, result_hash
-from mmfed.privacy.mechanisms import NoiseSource, SeededNoise
+from mmfed.privacy.mechanisms import NoiseSource, SeededNoise, checked_sum, on_grid
 from mmfed.types import FloatArray
-
-_GRID_BITS = 16
 
 
 class BandedRelease(Release):
@@ -83,13 +79,7 @@ class BandedRelease(Release):
                 f"round {round_number} after {len(self._attempts)}: correlated noise needs every round in turn.",
                 "continue with --resume.",
             )
-        values = np.asarray(total, dtype=np.float64)
-        if not np.isfinite(values).all() or np.linalg.norm(values) > realised * self._clip_norm * (1 + 1e-3):
-            raise MmfedError(
-                ExitCode.PRIVACY,
-                f"round {round_number}: the sum is not what {realised} clipped updates can make.",
-                "nothing was released. Check the nodes' version and clip norm.",
-            )
+        values = checked_sum(total, clip_norm=self._clip_norm, contributors=realised, round_number=round_number)
         past = self._past(values.size)
         before = sum(
             one.kind == "release" and one.body["line"] == "model" and one.body["round"] == round_number
@@ -123,8 +113,7 @@ class BandedRelease(Release):
     ) -> tuple[FloatArray, ReleaseEvent, FloatArray]:  # fmt: skip
         row = past.row(self._fresh(total.size, number, attempt))
         deviation = self._sigma * self._clip_norm
-        grid = 2.0 ** (math.floor(math.log2(deviation)) - _GRID_BITS)
-        noised = np.round((total + deviation * row.reshape(total.shape)) / grid) * grid / planned
+        noised = on_grid(total + deviation * row.reshape(total.shape), deviation) / planned
         event = ReleaseEvent(
             round=number,
             mechanism="banded",

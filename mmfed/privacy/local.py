@@ -18,7 +18,7 @@ import numpy as np
 from scipy import optimize, special
 
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.privacy.mechanisms import NoiseSource, clip
+from mmfed.privacy.mechanisms import NoiseSource, clip, on_grid
 from mmfed.privacy.pure import release_epsilon_for
 from mmfed.privacy.units import check_count, check_delta, check_epsilon, check_positive
 from mmfed.types import FloatArray
@@ -26,7 +26,6 @@ from mmfed.types import FloatArray
 Law = Literal["gaussian", "laplace"]
 
 SENSITIVITY = 2.0  # in clip norms: replace-one
-_GRID_BITS = 16
 
 
 def analytic_gaussian(*, epsilon: float, delta: float) -> float:
@@ -99,8 +98,7 @@ class LocalMechanism:
             samples = normal(clipped.size, round_number=round_number, purpose=purpose)
         else:
             samples = laplace(normal(4 * clipped.size, round_number=round_number, purpose=purpose))
-        grid = 2.0 ** (math.floor(math.log2(scale)) - _GRID_BITS)
-        return np.round((clipped + scale * samples) / grid) * grid
+        return on_grid(clipped + scale * samples, scale)
 
 
 def laplace(normals: FloatArray) -> FloatArray:

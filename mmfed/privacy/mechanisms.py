@@ -116,6 +116,37 @@ def stream_normals(key: bytes, size: int) -> FloatArray:
     return samples
 
 
+def checked_sum(total: FloatArray, *, clip_norm: float, contributors: int | None, round_number: int) -> FloatArray:
+    """``total`` in float64, if clipped updates can make it.
+
+    Args:
+        contributors: whose norm of ``clip_norm`` each bounds that of ``total``; None: not checked.
+
+    Raises:
+        MmfedError: ``total`` is not finite (noise would not hide it), or too large.
+    """
+    values = np.asarray(total, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise MmfedError(
+            ExitCode.PRIVACY,
+            f"round {round_number}: the sum of updates has NaN or infinite coordinates.",
+            "clip every update with privacy.mechanisms.clip, which drops such updates.",
+        )
+    if contributors is not None and np.linalg.norm(values) > contributors * clip_norm * (1 + 1e-3):
+        raise MmfedError(
+            ExitCode.PRIVACY,
+            f"round {round_number}: the norm of the sum exceeds {contributors} x clip_norm {clip_norm!r}.",
+            "updates arrived unclipped; nothing was released. Check the nodes' version and clip norm.",
+        )
+    return values
+
+
+def on_grid(noised: FloatArray, scale: float) -> FloatArray:
+    """Rounded to a grid of about 2^-16 of the noise's deviation or scale (see the module's docstring)."""
+    grid = 2.0 ** (math.floor(math.log2(scale)) - _GRID_BITS)
+    return np.round(noised / grid) * grid
+
+
 class GaussianMechanism:
     """Sum of clipped updates in, noised mean out.
 
@@ -156,20 +187,7 @@ class GaussianMechanism:
             MmfedError: ``total`` is not finite (noise would not hide it), or larger than clipped updates can make it.
         """
         check_count("planned_cohort", planned_cohort)
-        values = np.asarray(total, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise MmfedError(
-                ExitCode.PRIVACY,
-                f"round {round_number}: the sum of updates has NaN or infinite coordinates.",
-                "clip every update with privacy.mechanisms.clip, which drops such updates.",
-            )
-        if contributors is not None and np.linalg.norm(values) > contributors * self.clip_norm * (1 + 1e-3):
-            raise MmfedError(
-                ExitCode.PRIVACY,
-                f"round {round_number}: the norm of the sum exceeds {contributors} x clip_norm {self.clip_norm!r}.",
-                "updates arrived unclipped; nothing was released. Check the nodes' version and clip norm.",
-            )
+        values = checked_sum(total, clip_norm=self.clip_norm, contributors=contributors, round_number=round_number)
         samples = self.noise.standard_normal(values.size, round_number=round_number, purpose=purpose)
         noised = values + self.standard_deviation * samples.reshape(values.shape)
-        grid = 2.0 ** (math.floor(math.log2(self.standard_deviation)) - _GRID_BITS)
-        return np.round(noised / grid) * grid / planned_cohort
+        return on_grid(noised, self.standard_deviation) / planned_cohort

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from mmfed.errors import ExitCode, MmfedError
 
@@ -19,6 +19,48 @@ _NOT_COVERED = (
     "statistics of the data such as popularity, unless charged on their own line",
     "what others' data say about a person (inference from the population)",
 )
+
+
+class _UserMode(TypedDict):
+    adjacency: str
+    trust: str
+    covered: tuple[str, ...]
+    not_covered: tuple[str, ...]
+
+
+_USER_MODES: dict[Mode, _UserMode] = {
+    "user-central": {
+        "adjacency": "add/remove one user",
+        "trust": "the server is trusted to add the noise and to keep single updates to itself",
+        "covered": ("every release of the shared model",),
+        "not_covered": _NOT_COVERED,
+    },
+    "user-distributed": {
+        "adjacency": "zero-out of one user (who takes part is no secret)",
+        "trust": "the server is honest but curious: it sees sums of many users, never one; "
+        "the devices add the noise and do not collude with it",
+        "covered": ("every sum that leaves secure aggregation",),
+        "not_covered": (
+            "who takes part, and when: the server sees it",
+            "devices that collude with the server, which can take off their own shares of the noise",
+            *_NOT_COVERED,
+        ),
+    },
+    "user-ftrl": {
+        "adjacency": "zero-out of one user (all the user's updates of the run)",
+        "trust": "the server is trusted to add the noise and to keep single updates to itself; nothing is claimed of "
+        "how users are drawn, only that each takes part no more often and no sooner again than promised, which "
+        "the devices enforce",
+        "covered": ("every release of the shared model",),
+        "not_covered": _NOT_COVERED,
+    },
+    "user-local": {
+        "adjacency": "replace-one: the user's data against any other data, or none",
+        "trust": "nobody is trusted: the device clips and adds the noise before it answers",
+        "covered": ("every update that leaves this device",),
+        "not_covered": ("that the device takes part, and when", *_NOT_COVERED),
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,60 +150,10 @@ def guarantee_for(
     bound = math.inf if epsilon is None else epsilon
     if math.isnan(bound) or bound < 0:
         raise _bad("epsilon", bound, "use a number >= 0.")
-    if mode == "user-central":
+    if mode != "record":
+        reason = f"{reason}, N = {population} enrolled users"
         return Guarantee(
-            mode=mode,
-            unit=_ONE_USER,
-            adjacency="add/remove one user",
-            trust="the server is trusted to add the noise and to keep single updates to itself",
-            covered=("every release of the shared model",),
-            not_covered=_NOT_COVERED,
-            epsilon=bound,
-            delta=delta,
-            delta_reason=f"{reason}, N = {population} enrolled users",
-        )
-    if mode == "user-distributed":
-        return Guarantee(
-            mode=mode,
-            unit=_ONE_USER,
-            adjacency="zero-out of one user (who takes part is no secret)",
-            trust="the server is honest but curious: it sees sums of many users, never one; "
-            "the devices add the noise and do not collude with it",
-            covered=("every sum that leaves secure aggregation",),
-            not_covered=(
-                "who takes part, and when: the server sees it",
-                "devices that collude with the server, which can take off their own shares of the noise",
-                *_NOT_COVERED,
-            ),
-            epsilon=bound,
-            delta=delta,
-            delta_reason=f"{reason}, N = {population} enrolled users",
-        )
-    if mode == "user-ftrl":
-        return Guarantee(
-            mode=mode,
-            unit=_ONE_USER,
-            adjacency="zero-out of one user (all the user's updates of the run)",
-            trust="the server is trusted to add the noise and to keep single updates to itself; nothing is claimed of "
-            "how users are drawn, only that each takes part no more often and no sooner again than promised, which "
-            "the devices enforce",
-            covered=("every release of the shared model",),
-            not_covered=_NOT_COVERED,
-            epsilon=bound,
-            delta=delta,
-            delta_reason=f"{reason}, N = {population} enrolled users",
-        )
-    if mode == "user-local":
-        return Guarantee(
-            mode=mode,
-            unit=_ONE_USER,
-            adjacency="replace-one: the user's data against any other data, or none",
-            trust="nobody is trusted: the device clips and adds the noise before it answers",
-            covered=("every update that leaves this device",),
-            not_covered=("that the device takes part, and when", *_NOT_COVERED),
-            epsilon=bound,
-            delta=delta,
-            delta_reason=f"{reason}, N = {population} enrolled users",
+            **_USER_MODES[mode], mode=mode, unit=_ONE_USER, epsilon=bound, delta=delta, delta_reason=reason
         )
     if window is None:
         raise MmfedError(
