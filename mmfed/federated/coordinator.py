@@ -33,7 +33,7 @@ from mmfed.federated.sampling import sampling_rate
 from mmfed.federated.secure_enrolment import collect_identities
 from mmfed.federated.secure_release import SecureRelease
 from mmfed.federated.secure_strategy import SecureStrategy
-from mmfed.federated.secure_terms import dimension_of, round_noise
+from mmfed.federated.secure_terms import check_nodes, dimension_of, round_noise
 from mmfed.federated.strategy import CohortStrategy, RoundRecord, RoundState
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.privacy.calibration import noise_multiplier_for
@@ -85,6 +85,7 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     if config.one_shot.enabled:
         check_one_shot(config, model.item_count)
     nodes = enrol(grid, config, run_id, workspace)
+    check_nodes(config, len(nodes))
     population = sum(len(users) for users in nodes.values())
     rate = sampling_rate(config.federation.cohort, population)
     sampler = _sampler(config, nodes)

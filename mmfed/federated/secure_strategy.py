@@ -11,15 +11,16 @@ import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
-from mmfed.errors import ExitCode, MmfedError
+from mmfed.errors import MmfedError
 from mmfed.federated import faults, tasks, wire
 from mmfed.federated import secure_messages as messages
 from mmfed.federated.sampling import fixed_cohort
 from mmfed.federated.secure_release import SecureRelease
+from mmfed.federated.secure_terms import check_nodes
 from mmfed.federated.strategy import CohortStrategy
 from mmfed.privacy.secure_aggregation.advertisement import Advertisement
 from mmfed.privacy.secure_aggregation.answer import Answer
-from mmfed.privacy.secure_aggregation.context import NONCE_BYTES, SMALLEST_COHORT, RoundContext, least_threshold
+from mmfed.privacy.secure_aggregation.context import NONCE_BYTES, RoundContext, least_threshold
 from mmfed.privacy.secure_aggregation.coordinator import Coordinator
 from mmfed.privacy.secure_aggregation.ring import Ring
 from mmfed.privacy.secure_aggregation.sealed_share import SealedShare
@@ -140,13 +141,7 @@ class SecureStrategy(CohortStrategy):
 
     def _context(self, server_round: int) -> RoundContext:
         noise = self._secure.noise
-        if len(self._tasks) < SMALLEST_COHORT:
-            raise MmfedError(
-                ExitCode.FEDERATION,
-                f"round {server_round}: the cohort lies on {len(self._tasks)} nodes; masks need {SMALLEST_COHORT}.",
-                "spread the users over more nodes (federation.nodes, one a user at best); a simulation may set "
-                "privacy.masks = 'skipped'.",
-            )
+        check_nodes(self._config, len(self._tasks), round_number=server_round)
         order = sorted(self._tasks, key=lambda node: self._identities[node])
         return RoundContext(
             run_id=self._run_id,

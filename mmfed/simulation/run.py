@@ -27,6 +27,7 @@ from mmfed.federated.one_shot import FILE as ONE_SHOT_FILE
 from mmfed.federated.one_shot import load_one_shot, teacher_of, use_one_shot
 from mmfed.federated.participant import client_app
 from mmfed.federated.progress import load_parameters
+from mmfed.federated.secure_terms import check_nodes
 from mmfed.federated.strategy import RoundRecord
 from mmfed.federated.workspace import Workspace, load_workspace
 from mmfed.models.base import Recommender
@@ -88,6 +89,7 @@ def simulate(config: Config, *, resume: bool = False, watcher: Watcher | None = 
     with only_writer(run), no_false_start(run):
         _check_held(run, config, resume=resume)
         _check_names(config)
+        check_nodes(config, config.federation.nodes)
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         _tell(watcher, "loading")

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from small_shop import Command, options
 
-COMMAND = [sys.executable, "-c", "import sys; from mmfed.cli.main import run; sys.exit(run())"]
+from mmfed import __version__
+
+COMMAND = [sys.executable, "-m", "mmfed"]
 HEAVY = {"torch", "polars", "flwr", "opacus", "transformers", "scipy", "numpy", "pydantic", "plotly", "ray"}
 
 
@@ -38,6 +40,17 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = f"import sys; from mmfed.cli.main import run; run({arguments!r}); sys.stderr.write(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not HEAVY & set(done.stderr.split())
+
+
+def test_the_package_is_the_command() -> None:
+    def said(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert said("--version") == (0, f"mmfed {__version__}\n", "")
+    code, out, err = said("privacy", "plan", "--mode", "nothing-known")
+    assert code == 2
+    assert (out, "mmfed" in err) == ("", True)
 
 
 def test_interrupted_run_resumes(place: Path, mmfed: Command) -> None:

@@ -213,3 +213,20 @@ def test_a_spent_budget_stops_the_run_and_leaves_the_model(configured):
     assert audit_ledgers([run.ledger]).holds
     assert math.isclose(ledger_events(config)[-1]["epsilon"], spent)
     assert relative_error(model_of(config), model_of(probe)) == 0.0
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_too_few_nodes_for_masks_are_refused_before_any_data_is_read(configured, tmp_path, nodes):
+    config = configured(
+        "privacy.mode=user-distributed", f"federation.nodes={nodes}", "data.source=table", f"data.path={tmp_path}/none"
+    )
+    with pytest.raises(MmfedError, match=f"lies on {nodes} nodes?; masks need 3") as fault:
+        simulate(config)
+    assert fault.value.code == ExitCode.FEDERATION
+    assert "privacy.masks = 'skipped'" in fault.value.fix
+    assert not run_of(config).path.exists()
+    for enough in ("federation.nodes=3", "privacy.masks=skipped"):
+        with pytest.raises(MmfedError, match="none"):
+            simulate(
+                configured("privacy.mode=user-distributed", "data.source=table", f"data.path={tmp_path}/none", enough)
+            )
