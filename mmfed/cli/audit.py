@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmfed.cli.ledger_verdicts import DEVICES_SHOWN, say_ledgers
 from mmfed.cli.options import DataOption, FormatOption, examples
 from mmfed.cli.terminal import Format, emit, say
 from mmfed.errors import ExitCode, MmfedError
 
 if TYPE_CHECKING:
     from mmfed.config import Config
-    from mmfed.privacy.audit.ledgers import AuditResult, LedgerAudit
+    from mmfed.privacy.audit.ledgers import AuditResult
     from mmfed.records import RunFolder
 
-_DEVICES_SHOWN = 3
 _FINDINGS_SHOWN = 10
 _NOTHING = "nothing to audit: no differential privacy"
 
@@ -88,7 +88,7 @@ def audit(
     heads = {} if head is None or anchored is None else {anchored: Head.load(head)}
     by_device = None if groups is None else read_groups(groups)
     with RunProgress(None) as progress:
-        told = progress if len(files) > _DEVICES_SHOWN else None
+        told = progress if len(files) > DEVICES_SHOWN else None
         result = audit_ledgers(
             files, keys, heads, progress=None if told is None else lambda n, all_: told.count("ledgers", n, all_)
         )
@@ -115,7 +115,7 @@ def audit(
         say_attacks(tried)
     for path in found.silent:
         say(f"{path}: {_NOTHING}.")
-    _say_ledgers(result)
+    say_ledgers(result)
     for line in crossed.remarks:
         say(f"Note: {line}.")
     if written is not None:
@@ -195,7 +195,7 @@ def _commands(names: Sequence[str], files: Sequence[Path], *, key: str | None, h
     """What repeats the audit: as it was called, and by the checker that needs nothing else installed."""
     pinned = ["--key", key] if key is not None else []
     pinned += ["--head", str(head)] if head is not None else []
-    shown = [str(path) for path in files[:_DEVICES_SHOWN]] + (["..."] if len(files) > _DEVICES_SHOWN else [])
+    shown = [str(path) for path in files[:DEVICES_SHOWN]] + (["..."] if len(files) > DEVICES_SHOWN else [])
     light = ["python", "-m", "mmfed.privacy.audit", *shown, *(pinned if len(files) == 1 else [])]
     return [shlex.join(["mmfed", "audit", *names, *pinned]), " ".join(shlex.quote(word) for word in light)]
 
@@ -235,56 +235,6 @@ def _anchored(files: list[Path], coordinators: list[Path], needed: bool) -> Path
             "name one ledger file.",
         )
     return candidates[0]
-
-
-def _say_ledgers(result: AuditResult) -> None:
-    """One paragraph a ledger; many device ledgers as one, with the worst first."""
-    devices = [one for one in result.ledgers if one.path.parent.name == "ledgers"]
-    if len(devices) <= _DEVICES_SHOWN:
-        devices = []
-    for one in result.ledgers:
-        if one not in devices:
-            _say_verdict(one)
-            _say_remarks(one)
-    if not devices:
-        return
-    # What does not hold comes first: its figures cannot be believed.
-    worst = sorted(devices, key=lambda one: (one.holds, -max(one.recomputed or 0.0, one.claimed or 0.0)))
-    say(
-        f"{len(devices)} device ledgers: {sum(one.holds for one in devices)} hold; "
-        f"{sum(one.releases for one in devices):,} releases, {sum(one.refusals for one in devices):,} refusals. "
-        f"The worst {_DEVICES_SHOWN}:"
-    )
-    for one in worst[:_DEVICES_SHOWN]:
-        _say_verdict(one)
-    _say_remarks(worst[0])
-
-
-def _say_verdict(one: LedgerAudit) -> None:
-    verdict = "holds" if one.holds else "DOES NOT HOLD"
-    lines = 0 if one.head is None else one.head.index + 1
-    say(f"{one.path}: {verdict}; {lines} good lines, {one.releases} releases, {one.refusals} refusals.")
-    if one.recomputed is not None and one.claimed is not None:
-        unit = one.header["unit"]
-        say(f"  claimed epsilon {one.claimed:.4f}, recomputed {one.recomputed:.4f}, unit: {unit}")
-        if len(one.epsilon_by_line) > 1:
-            say("  by line: " + ", ".join(f"{name} {value:.4f}" for name, value in one.epsilon_by_line.items()))
-    elif one.header:
-        say("  no release, epsilon 0")
-
-
-def _say_remarks(one: LedgerAudit) -> None:
-    """The promise in full, and what the audit could not see."""
-    header = one.header
-    if header:
-        say(
-            f"  delta {header['delta']:.3g} ({header['delta_reason']}); adjacency: {header['adjacency']}; "
-            f"trust: {header['trust']}; noise: {header['noise_source']}."
-        )
-    if not one.key_pinned:
-        say("  The public key is the one the ledger itself declares; give --key to pin it.")
-    if not one.anchored:
-        say("  A cut at its end, or an old copy, shows only against a head kept elsewhere (--head).")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
 from mmfed.privacy.accounting import GaussianRelease, epsilon
-from mmfed.privacy.audit import recompute
+from mmfed.privacy.audit import loss_distribution
 from mmfed.privacy.audit.recompute import Term, epsilon_upper_bound, gaussian_epsilon, gaussian_mu, rdp_epsilon
 
 TERM = st.builds(
@@ -150,18 +150,18 @@ def test_renyi_is_looser(term, exponent):
 def test_no_mass_is_lost_where_the_tails_are_cut(reach, remove):
     """Cut tails go to higher losses or to infinity; were they dropped, the bound would no longer be one."""
     h = 1e-3
-    losses = recompute._sampled_losses(Term(1.0, 0.2, 1), reach, h, remove=remove)
+    losses = loss_distribution._sampled_losses(Term(1.0, 0.2, 1), reach, h, remove=remove)
     assert losses.masses.sum() + losses.infinite == pytest.approx(1.0, abs=1e-12)
     assert (losses.masses @ np.exp(-losses.points(h))) <= 1.0 + 1e-9
     assert (losses.infinite > 0) == remove
 
 
 def test_mass_at_infinity_counts_against_delta():
-    losses = [recompute._sampled_losses(Term(1.0, 0.2, 10), 4.0, 1e-3, remove=True)]
+    losses = [loss_distribution._sampled_losses(Term(1.0, 0.2, 10), 4.0, 1e-3, remove=True)]
     certain = 1 - (1 - losses[0].infinite) ** 10
     solve = {"h": 1e-3, "bins": 1 << 17, "tilt": 2.0, "outer": 4.0, "bottom": -3.0, "guess": 2.0}
-    assert recompute._solve(losses, **solve, delta=certain * 0.9) == math.inf
-    near, far = (recompute._solve(losses, **solve, delta=certain * factor) for factor in (1.1, 5.0))
+    assert loss_distribution._solve(losses, **solve, delta=certain * 0.9) == math.inf
+    near, far = (loss_distribution._solve(losses, **solve, delta=certain * factor) for factor in (1.1, 5.0))
     assert math.isfinite(near)
     assert near > far
 
