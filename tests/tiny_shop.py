@@ -37,6 +37,7 @@ def tiny_run(folder: Path, *more: str) -> Config:
             f"features.cache={folder / 'features'}",
             "model.dimensions=6",
             "training.positions=4",
+            "training.pretraining=20",
             "federation.rounds=4",
             "privacy.epsilon=none",
             "privacy.noise_multiplier=1.0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
@@ -73,9 +74,7 @@ def header_for(
     noise_source: str,
 ) -> LedgerHeader:
     """The header of a new ledger: the guarantee's words plus the versions of the code that runs now."""
-    installed = sorted(
-        {f"{d.metadata['Name']}=={d.version}".lower() for d in importlib.metadata.distributions() if d.metadata}
-    )
+    installed = _installed()
     versions = [entry.partition("==")[2] for entry in installed if entry.startswith("mmfed==")]
     return LedgerHeader(
         run_id=run_id,
@@ -94,6 +93,13 @@ def header_for(
         code_version=versions[0] if versions else "unknown",
         lock_hash=hashlib.sha256("\n".join(installed).encode()).hexdigest(),
     )
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    """``name==version`` of everything installed; read once, for every device of a simulation has a ledger."""
+    found = importlib.metadata.distributions()
+    return tuple(sorted({f"{one.metadata['Name']}=={one.version}".lower() for one in found if one.metadata}))
 
 
 @dataclass(frozen=True, kw_only=True)

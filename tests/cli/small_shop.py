@@ -12,6 +12,7 @@ SMALL = (
     "evaluation.bootstrap=20",
     "evaluation.every=1",
     "model.dimensions=4",
+    "training.pretraining=20",
 )
 
 

@@ -26,6 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
                 "data": {"users": 40},
                 "features": {"modalities": ["attributes"], "cache": str(folder / "cache")},
                 "federation": {"rounds": 3},
+                "training": {"pretraining": 20},
                 "privacy": {"mode": mode},
                 "evaluation": {"every": 1, "bootstrap": 50},
             }

@@ -42,6 +42,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(shop: Path, folder: Path, *more: str) -> Config:
     small = (
         "privacy.mode=none",
+        "training.pretraining=0",
         "federation.rounds=15",
         "evaluation.every=5",
         "evaluation.k=[3, 10]",
