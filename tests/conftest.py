@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Tensors of tests are small: more threads cost more than they save, and threads of several processes hinder one another.
+# Tensors of tests are small: more threads cost more than they save, and those of several processes hinder one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -88,9 +88,14 @@ def rounds_for(
 
 
 def _smallest(spent: Callable[[float], float], aim: float, delta: float) -> float:
-    """The smallest σ, to 1e-5 relative, with spent(σ) ≤ aim; spent falls with σ."""
+    """The smallest σ, to 1e-5 relative, with spent(σ) ≤ aim; spent falls with σ.
+
+    Found by bisection, so that it depends on nothing but where spent crosses the aim; interpolation narrows that place
+    down first, for every ε takes a loss distribution.
+    """
+    crossing = _Crossing(spent, aim)
     low, high = 0.0, 1.0
-    while spent(high) > aim:
+    while crossing.lies_above(high):
         low, high = high, high * 2.0
         if high > _LARGEST_SIGMA:
             raise MmfedError(
@@ -99,16 +104,60 @@ def _smallest(spent: Callable[[float], float], aim: float, delta: float) -> floa
                 "ask for a larger epsilon or delta, or fewer rounds.",
             )
     while low == 0.0 and high > 1e-3:
-        if spent(high / 2.0) > aim:
+        if crossing.lies_above(high / 2.0):
             low = high / 2.0
         else:
             high /= 2.0
+    crossing.narrow()
     while high - low > 1e-5 * high:
         middle = math.sqrt(low * high) if low > 0 else high / 2.0
-        low, high = (middle, high) if spent(middle) > aim else (low, middle)
+        low, high = (middle, high) if crossing.lies_above(middle) else (low, middle)
         if high < 1e-3:
             break
     return high
+
+
+class _Crossing:
+    """Where a falling ε(σ) comes down to the aim: between ``below`` and ``above``, as far as is known."""
+
+    def __init__(self, spent: Callable[[float], float], aim: float) -> None:
+        self._spent = spent
+        self._aim = aim
+        self.below, self._excess = 0.0, math.inf  # σ, and log(ε / aim) there
+        self.above, self._room = math.inf, -math.inf
+
+    def lies_above(self, sigma: float) -> bool:
+        """Whether spent(σ) > aim; asks for ε only where what is known does not decide."""
+        if sigma <= self.below:
+            return True
+        if sigma >= self.above:
+            return False
+        epsilon = self._spent(sigma)
+        log_ratio = math.log(epsilon / self._aim) if epsilon > 0 else -math.inf
+        if epsilon > self._aim:
+            self.below, self._excess = sigma, log_ratio
+            return True
+        self.above, self._room = sigma, log_ratio
+        return False
+
+    def narrow(self) -> None:
+        """Close in from both sides: log ε as a line in log σ. Gives up where there is nothing to go by.
+
+        False position, Illinois variant: an end that stays counts half the next time.
+        """
+        excess, room, before = self._excess, self._room, None
+        for _ in range(12):
+            known = self.below > 0 and math.isfinite(self.above) and math.isfinite(excess - room) and excess > room
+            if not known or self.above < self.below * (1 + 4e-6):
+                return
+            guess = self.below * (self.above / self.below) ** (excess / (excess - room))
+            guess = min(max(guess, self.below * (1 + 1e-6)), self.above * (1 - 1e-6))
+            above = self.lies_above(guess)
+            if above:
+                excess, room = self._excess, room / 2 if before is True else room
+            else:
+                excess, room = excess / 2 if before is False else excess, self._room
+            before = above
 
 
 def _tighten(spent: Callable[[float], float], high: float, epsilon: float, tolerance: float) -> float:

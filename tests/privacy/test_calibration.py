@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.privacy import calibration
 from mmfed.privacy.accounting import GaussianRelease, epsilon
-from mmfed.privacy.calibration import noise_multiplier_for, rounds_for
+from mmfed.privacy.calibration import _smallest, noise_multiplier_for, rounds_for
 
 
 def spent(sigma, sampling, rate, rounds, delta):
@@ -77,3 +79,45 @@ def test_the_fine_grid_decides(monkeypatch, ratio):
     monkeypatch.setattr(calibration, "_spent", account)
     sigma = noise_multiplier_for(epsilon=2.0, delta=1e-5, sampling="full", sampling_rate=1.0, rounds=1)
     assert 2.0 * (1 - 1e-3) <= 10.0 / sigma * ratio <= 2.0
+
+
+def bisected(spent, aim):
+    """What ``_smallest`` has to find, asking for ε at every step."""
+    low, high = 0.0, 1.0
+    while spent(high) > aim:
+        low, high = high, high * 2.0
+    while low == 0.0 and high > 1e-3:
+        low, high = (high / 2.0, high) if spent(high / 2.0) > aim else (0.0, high / 2.0)
+    while high - low > 1e-5 * high and high >= 1e-3:
+        middle = math.sqrt(low * high) if low > 0 else high / 2.0
+        low, high = (middle, high) if spent(middle) > aim else (low, middle)
+    return high
+
+
+@pytest.mark.parametrize("aim", [1e-3, 0.3, 4.0, 77.0])
+@pytest.mark.parametrize(
+    "spent",
+    [
+        lambda sigma: 3 / sigma,
+        lambda sigma: 1 / sigma**2 + 2 / sigma,
+        lambda sigma: math.expm1(min(1 / sigma**2, 600.0)),
+        lambda sigma: math.inf if sigma < 0.9 else 1 / sigma,
+        lambda sigma: max(0.0, 2 / sigma - 1e-3),
+        lambda sigma: 80.0 if sigma < 7.3 else 0.0,
+    ],
+    ids=["1/s", "1/s2 + 2/s", "exponential", "infinite", "down to zero", "a step"],
+)
+def test_the_search_finds_what_bisection_finds_and_asks_less(spent, aim):
+    asked = []
+
+    def counting(sigma):
+        asked.append(sigma)
+        return spent(sigma)
+
+    plain = []
+    expected = bisected(lambda sigma: plain.append(sigma) or spent(sigma), aim)
+    assert _smallest(counting, aim, 1e-5) == expected
+    assert len(asked) <= len(plain) + 10
+    assert len(set(asked)) == len(asked), "nothing is asked twice"
+    if spent(expected) > 0.99 * aim:  # where ε falls smoothly
+        assert len(asked) <= len(plain) - 5
