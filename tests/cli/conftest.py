@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_shop import Command, Outcome, options
+from small_shop import GIVEN_NOISE, Command, Outcome, options
 from tiny_shop import write_tiny_shop
 
 from mmfed.cli.main import run
@@ -57,7 +57,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for more in (
             ("run.name=demo", "privacy.epsilon=4"),
-            ("run.name=device", "privacy.mode=record", "federation.nodes=2"),
+            ("run.name=device", "privacy.mode=record", "federation.nodes=2", *GIVEN_NOISE),
             ("run.name=plain", "privacy.mode=none"),
         ):
             if run(["simulate", *options(*more)]) != 0:

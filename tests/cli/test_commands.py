@@ -253,7 +253,7 @@ name = "open"
 set = { "privacy.mode" = "none" }
 [[compare.methods]]
 name = "windows"
-set = { "privacy.mode" = "record", "federation.rounds" = 1 }
+set = { "privacy.mode" = "record", "privacy.epsilon" = "none", "privacy.noise_multiplier" = 2, "federation.rounds" = 1 }
 """
     )
     outcome = mmfed("compare", "two.toml", *options())

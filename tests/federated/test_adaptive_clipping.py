@@ -57,7 +57,7 @@ def test_engines_count_the_same_users_within(configured, name, steps):
 
 @pytest.mark.parametrize("cohort", ["none", "8"])
 def test_every_release_carries_its_clip_norm_and_the_quantile_is_paid_for(configured, cohort):
-    more = ("privacy.epsilon=60.0", "privacy.noise_multiplier=none", "privacy.clip_norm=1000.0")
+    more = ("privacy.epsilon=30.0", "privacy.noise_multiplier=none", "privacy.clip_norm=1000.0")
     config = configured(*ADAPTIVE, *more, "federation.rounds=6", f"federation.cohort={cohort}")
     run, grid = federate(config)
     model, statistics = model_lines(run), model_lines(run, "statistics")
@@ -72,8 +72,8 @@ def test_every_release_carries_its_clip_norm_and_the_quantile_is_paid_for(config
     assert [sent[body["round"]] for body in model] == norms
     audit = against_rounds(run, config, audit_ledgers(run_ledgers(run)))
     assert audit.holds, audit.findings
-    assert audit.ledgers[0].claimed == pytest.approx(60.0, rel=2e-3)
-    assert read_lines(run.metrics)[-1]["epsilon"] == pytest.approx(60.0, rel=2e-3)
+    assert audit.ledgers[0].claimed == pytest.approx(30.0, rel=2e-3)
+    assert read_lines(run.metrics)[-1]["epsilon"] == pytest.approx(30.0, rel=2e-3)
     lines = run.ledger.read_bytes().splitlines(keepends=True)
     run.ledger.write_bytes(b"".join(lines[:-1]))
     assert not against_rounds(run, config, audit_ledgers(run_ledgers(run))).holds

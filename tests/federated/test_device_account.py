@@ -57,7 +57,7 @@ def releases(folder, key=7):
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_epsilon_against_opacus_and_dp_accounting(tmp_path, task, steps):
-    rounds, sigma, rate = 20, 1.1, 0.5
+    rounds, sigma, rate = 8, 1.1, 0.5
     training = task.config.training.model_copy(update={"steps": steps})
     task = replace(task, noise_multiplier=sigma, config=task.config.model_copy(update={"training": training}))
     for number in range(1, rounds + 1):
