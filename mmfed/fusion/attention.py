@@ -58,7 +58,7 @@ class AttentionFusion(FusionHead):
         if self.user_query is None:
             raise RuntimeError("built with meets_user=False")
         logits = states @ self.user_query.mT
-        shifted = torch.exp(logits - logits.amax(-1, keepdim=True)) if len(self.modalities) else logits
+        shifted = torch.exp(logits - logits.detach().amax(-1, keepdim=True)) if len(self.modalities) else logits
         shifted = torch.cat([shifted, torch.ones_like(states[..., :1])], dim=-1)
         above = (shifted[..., :, None] * states[..., None, :]).flatten(-2)
         return torch.cat([above, shifted], dim=-1)

@@ -302,15 +302,20 @@ def test_attention_over_items_that_lack_everything(item_ids, dropout):
     assert bool(update.total["target_head.missing"].any()) == (not item_ids or dropout > 0)
 
 
-@pytest.mark.parametrize("scale", [1e2, 1e3])
-def test_attention_whose_weights_vanish(scale):
-    """Where no modality of an item has a weight left, the sum of weights is a constant, for both alike."""
+def test_attention_whose_weights_vanish():
+    """Where no modality of an item has a weight left, the sum of weights is a constant, for both alike.
+
+    Logits in the thousands leave exponentials of ten digits, so this is no comparison to the last one.
+    """
     chosen = {"model.name": "mmfnet", "model.fusion": "default", "model.item_ids": False}
-    config = configured(**chosen, **{"training.learning_rate": 1e-3})
+    config, histories = configured(**chosen, **{"training.learning_rate": 1e-3}), random_histories(LENGTHS)
     model = tiny_model(config, tiny_features(missing=0.6))
     with torch.no_grad():
-        model.shared_parameters()["target_head.user_query"].mul_(scale)
-    assert_parity(config, random_histories(LENGTHS), model=model)
+        model.shared_parameters()["target_head.user_query"].mul_(8e3)
+    vectors = torch.zeros(len(histories), 0).double()
+    expected = train_users(model, histories, vectors, work_of(config))
+    found = train_cohort(model, histories, vectors, work_of(config))
+    assert relative_error(found.total, expected.total) <= 1e-8
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "popularity", "hard"])
