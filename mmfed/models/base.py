@@ -244,6 +244,22 @@ class HiddenTables(NamedTuple):
     out: str
 
 
+class ResidualTables(NamedTuple):
+    """A target table that ends with a linear layer: base + hidden · weights.
+
+    Attributes:
+        parts: base [items, d], hidden [items, hidden] and biases [items], as ``Recommender.target_side``.
+        parameter: name of the parameter [sides, hidden, d] that holds the weights.
+        side: where in it.
+        scale: from the parameter to the weights.
+    """
+
+    parts: Callable[[Mapping[str, Tensor], Tensor], tuple[Tensor, Tensor, Tensor]]
+    parameter: str
+    side: int
+    scale: float
+
+
 class Projection(NamedTuple):
     """A parameter that only ever multiplies the frozen features of a modality, on one side of the tables.
 
@@ -406,6 +422,10 @@ class Recommender(nn.Module, ABC):
 
     def hidden_tables(self) -> HiddenTables | None:
         """What scores a state and an item through a hidden layer; None for a model without."""
+        return None
+
+    def residual_tables(self) -> ResidualTables | None:
+        """The target table's last layer; None for a model whose table ends otherwise."""
         return None
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmfed.fusion.head import where_present
+from mmfed.models.base import ResidualTables
 from mmfed.models.tower import TowerRecommender
 
 
@@ -39,12 +40,24 @@ class DeepFusionRecommender(TowerRecommender):
     def target_table(self, values: Mapping[str, Tensor], present: Tensor) -> Tensor:
         return self._with_id(self._deepened(super().target_table(values, present), 1), 1, present)
 
+    def residual_tables(self) -> ResidualTables | None:
+        if self.ratings or self.encoders or self.section.similarity != "dot":
+            return None
+        return ResidualTables(self._parts, "deep_out", 1, 1 / self.section.hidden)
+
+    def _parts(self, values: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fused = super().target_table(values, present)
+        return self._with_id(fused, 1, present), self._hidden(fused, 1), self.item_bias * self.section.bias_scale
+
     def _deepened(self, fused: Tensor, side: int) -> Tensor:
         """[rows, d]; ``side`` 0 is the history's, 1 the target's."""
-        standard = functional.layer_norm(fused, (self.dimensions,))
-        hidden = torch.relu(standard @ self.deep_in[..., side, :, :] + self.deep_bias[..., side, None, :])
         # Adam moves every weight alike: without the factor the sum over hidden units would drown the linear part.
-        return fused + hidden @ (self.deep_out[..., side, :, :] / self.section.hidden)
+        return fused + self._hidden(fused, side) @ (self.deep_out[..., side, :, :] / self.section.hidden)
+
+    def _hidden(self, fused: Tensor, side: int) -> Tensor:
+        """[rows, hidden]"""
+        standard = functional.layer_norm(fused, (self.dimensions,))
+        return torch.relu(standard @ self.deep_in[..., side, :, :] + self.deep_bias[..., side, None, :])
 
     def _with_id(self, deep: Tensor, side: int, present: Tensor) -> Tensor:
         """[items, d] with the id residual of warm items."""

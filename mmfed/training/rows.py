@@ -460,6 +460,10 @@ class _Stages(torch.nn.Module):
             hidden = self.model.hidden_tables()
             assert hidden is not None
             return hidden.inputs(*arguments)
+        if stage == "residual parts":
+            residual = self.model.residual_tables()
+            assert residual is not None
+            return residual.parts(*arguments)
         if stage == "states":
             return self.model.user_states(*arguments)
         if stage == "losses of states":

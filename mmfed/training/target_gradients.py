@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmfed.fusion.head import KnownProduct, Values
-from mmfed.models.base import ItemTables
+from mmfed.models.base import ItemTables, ResidualTables
 from mmfed.training.batch import TrainingBatch
-from mmfed.training.rows import KnownProjection, Parameters, RowTraining, Traced
+from mmfed.training.rows import KnownProjection, Parameters, RowTraining, Traced, squared_norms
 from mmfed.training.softmax import SoftmaxDerivatives
 
 
@@ -204,8 +204,8 @@ class OfProducts(OfSoftmax):
     def _differentiated(self, states: Tensor, of_scores: Tensor) -> tuple[Tensor, Tensor, Parameters]:
         of_target, of_bias = torch.bmm(of_scores.mT, states), of_scores.sum(1)
         self._kept.append((of_target, of_bias))
-        squares = [self._tower.squares(*one) for one in zip(of_target, of_bias, strict=True)]
-        return of_scores @ self._tower.target, torch.stack(squares), {}
+        squares = self._tower.squares_of_products(of_scores, states, of_target, of_bias)
+        return of_scores @ self._tower.target, squares, {}
 
     def add(self, factors: Tensor) -> None:
         for (of_target, of_bias), share in zip(
@@ -232,9 +232,18 @@ class TargetTower:
         products = {modality: one.product.clone().requires_grad_() for modality, one in known.items()}
         values: dict[str, Values] = dict(training.frozen)
         values |= {modality: KnownProduct(product) for modality, product in products.items()}
-        target, bias = training.stages.run(leaves, stage, values, present)
-        self._outputs = [one for one in (target, bias) if one.requires_grad]
-        self._whole = [target.requires_grad, bias.requires_grad]
+        self._residual = training.model.residual_tables() if stage == "target" else None
+        if self._residual is None:
+            target, bias = training.stages.run(leaves, stage, values, present)
+            outputs = (target, bias)
+        else:
+            weights = training.shared[self._residual.parameter][self._residual.side]
+            self._last = weights * self._residual.scale
+            target, hidden, bias = training.stages.run(leaves, "residual parts", values, present)
+            outputs, self._hidden = (target, bias, hidden), hidden.detach()
+            target = target + self._hidden @ self._last
+        self._whole = [one.requires_grad for one in outputs]
+        self._outputs = [one for one in outputs if one.requires_grad]
         self.target, self.bias = target.detach(), bias.detach()
         self._of_target = torch.zeros_like(self.target, dtype=torch.float64)
         self._of_bias = torch.zeros_like(self.bias, dtype=torch.float64)
@@ -251,18 +260,47 @@ class TargetTower:
 
     def pulled(self, of_target: Tensor, of_bias: Tensor) -> Parameters:
         """Gradients by parameter name, from those of the table [items, width] and the biases [items]."""
-        given = [one for one, whole in zip((of_target, of_bias), self._whole, strict=True) if whole]
+        if self._residual is None:
+            return self._pulled(of_target, of_bias)
+        found = self._pulled(of_target, of_bias, of_target @ self._last.T)
+        of_last = self._of_parameter(self._residual, self._hidden.T @ of_target)
+        return found | {self._residual.parameter: of_last}
+
+    def squares_of_products(self, left: Tensor, right: Tensor, of_target: Tensor, of_bias: Tensor) -> Tensor:
+        """[users] ``squares``, where gradients of the table [users, items, width] are leftᵀ right.
+
+        Args:
+            left: [users, n, items].
+            right: [users, n, width].
+            of_target: their product.
+            of_bias: [users, items].
+        """
+        if self._residual is None:
+            return torch.stack([self.squares(*one) for one in zip(of_target, of_bias, strict=True)])
+        through = torch.bmm(left.mT, right @ self._last.T)
+        of_last = torch.bmm((left @ self._hidden).mT, right) * self._residual.scale
+        each = zip(of_target, of_bias, through, strict=True)
+        return squared_norms(of_last) + torch.stack([_square(self._pulled(*one)) for one in each])
+
+    @staticmethod
+    def _of_parameter(residual: ResidualTables, gradient: Tensor) -> Tensor:
+        """The gradient of the whole parameter from that of the weights."""
+        other = torch.zeros_like(gradient)
+        return torch.stack([gradient * residual.scale if at == residual.side else other for at in range(2)])
+
+    def _pulled(self, *of_outputs: Tensor) -> Parameters:
+        given = [one for one, whole in zip(of_outputs, self._whole, strict=True) if whole]
         leaves = [leaf for _, leaf, _ in self._traced]
         found = torch.autograd.grad(self._outputs, leaves, given, retain_graph=True)
         named: Parameters = {}
-        joined: dict[
-            int, list[tuple[str, KnownProjection, Tensor]]
-        ] = {}  # projections whose products have one gradient
+        joined: dict[object, list[tuple[str, KnownProjection, Tensor]]] = {}  # whose products have the same gradient
         for (name, _, projection), gradient in zip(self._traced, found, strict=True):
             if projection is None:
                 named[name] = gradient
             else:
-                joined.setdefault(gradient.data_ptr(), []).append((name, projection, gradient))
+                joined.setdefault((gradient.data_ptr(), gradient.shape, gradient.stride()), []).append(
+                    (name, projection, gradient)
+                )
         for several in joined.values():
             product = self._values(tuple(name for name, *_ in several), [one for _, one, _ in several]) @ several[0][2]
             parts = product.split([one.values.shape[1] for _, one, _ in several])
@@ -277,8 +315,7 @@ class TargetTower:
 
     def squares(self, of_target: Tensor, of_bias: Tensor) -> Tensor:
         """Float64 squared norm of ``pulled``."""
-        found = self.pulled(of_target, of_bias).values()
-        return torch.stack([torch.dot(one.flatten(), one.flatten()).double() for one in found]).sum()
+        return _square(self.pulled(of_target, of_bias))
 
     def add(self, of_target: Tensor, of_bias: Tensor, factors: Tensor) -> None:
         """Add the users' gradients [users, items, width] and [users, items], each times its factor [users]."""
@@ -288,3 +325,7 @@ class TargetTower:
     def total(self) -> Parameters:
         """``pulled`` of what was added."""
         return self.pulled(self._of_target.to(self.target.dtype), self._of_bias.to(self.bias.dtype))
+
+
+def _square(gradients: Parameters) -> Tensor:
+    return torch.stack([torch.dot(one.flatten(), one.flatten()).double() for one in gradients.values()]).sum()
