@@ -212,7 +212,7 @@ class AttendedTables(NamedTuple):
     Attributes:
         modalities: in the order of the head's.
         weights: [items, modalities] the item's part of the weights.
-        count: [items, 1] present modalities.
+        counts: [items, 1] present modalities.
         user_query, item_query: names of the parameters [modalities, d].
         missing: name of the parameter [d].
         bias: the factor of the item bias parameter.
@@ -220,7 +220,7 @@ class AttendedTables(NamedTuple):
 
     modalities: tuple[AttendedModality, ...]
     weights: Tensor
-    count: Tensor
+    counts: Tensor
     user_query: str
     item_query: str
     missing: str

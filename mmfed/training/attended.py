@@ -34,19 +34,6 @@ class _Kept(NamedTuple):
     tables: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
-class _Kept(NamedTuple):
-    """Of a block of users.
-
-    Attributes:
-        of_bias: [users, items] gradients by the item bias.
-        tables: by parameter, left [users, states, items], right [users, states, d] and c [users, items] of gradients
-            leftᵀ right + c kᵀ, and k [d].
-    """
-
-    of_bias: Tensor
-    tables: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]
-
-
 class OfAttention(OfSoftmax):
     """Clipped sums for ``AttendedTables``.
 
@@ -57,17 +44,17 @@ class OfAttention(OfSoftmax):
 
     def __init__(self, training: RowTraining, tables: AttendedTables) -> None:
         known = training.shared | training.rows
-        super().__init__(training, len(tables.count))
+        super().__init__(training, len(tables.counts))
         self._positions = training.section.positions
         self._tables, self._bias = tables, known["item_bias"] * tables.bias
         self._query, self._key, self._missing = (
             known[name] for name in (tables.user_query, tables.item_query, tables.missing)
         )
-        empty = (tables.count[:, 0] == 0).to(self._bias.dtype)
+        empty = (tables.counts[:, 0] == 0).to(self._bias.dtype)
         self._empty = empty if bool(empty.any()) else None
         self._projections = [None if one.values is None else known[one.parameter] for one in tables.modalities]
         self._read = [one.vectors if one.values is None else one.values for one in tables.modalities]
-        self._scales = [tables.weights[:, at] * tables.count[:, 0] for at in range(len(tables.modalities))]
+        self._scales = [tables.weights[:, at] * tables.counts[:, 0] for at in range(len(tables.modalities))]
         self._weighted = [one * scale[:, None] for one, scale in zip(self._read, self._scales, strict=True)]
         self._vectors = [
             one.vectors * scale[:, None] for one, scale in zip(tables.modalities, self._scales, strict=True)

@@ -7,6 +7,8 @@ Paths, chosen by what is asked:
   the sum);
 - one clipped step of towers that are linear in their parameters, under the full softmax: norms from Gram matrices
   (``linear``), then the clipped sum as one product of large matrices;
+- one clipped step of other towers that read most items: gradients of each user at the item tables all users share,
+  pulled back for the norm alone (``one_step``);
 - otherwise gradients per user (``torch.func.vmap``), through the touched rows alone (``rows``) where an item's tables
   depend on that item alone; in the first step the weights are still everybody's and are not copied;
 - where items depend on each other (graph convolution) or on trained encoders: one step pulls the gradients of the item
