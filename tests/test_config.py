@@ -22,11 +22,14 @@ SPECIAL: dict[str, Any] = {
     "features.modalities": ["audio"],
     "evaluation.metric": "recall@5",
     "features.text.vectors": "some/words.txt",
+    "defence.trim": 0.25,
     **{f"features.{name}.network": "linear" for name in MODALITIES},
 }
 RELATIVE = ("data.path", "features.text.vectors")  # in a scenario file, relative to it
 NEEDED = {
     "features.text.vectors": "features.text.training=full",
+    "defence.norm_bound": "privacy.mode=none",
+    "defence.aggregation": "privacy.mode=none",
     **{
         f"features.{name}.{key}": f"features.{name}.training=adapter"
         for name in MODALITIES

@@ -1,6 +1,7 @@
 """Configuration: one model tree, TOML on disk, ``--set key=value`` on top."""
 
 from mmfed.config.data import DataSection, SplitSection
+from mmfed.config.defence import DefenceSection
 from mmfed.config.features import (
     AttributesSection,
     EncoderSection,
@@ -20,6 +21,7 @@ __all__ = [
     "CentralisedSection",
     "Config",
     "DataSection",
+    "DefenceSection",
     "EncoderSection",
     "EvaluationSection",
     "FeaturesSection",

@@ -11,6 +11,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from mmfed.config.data import DataSection
+from mmfed.config.defence import DefenceSection
 from mmfed.config.features import FeaturesSection
 from mmfed.config.federation import FederationSection, OneShotSection
 from mmfed.config.privacy import PrivacySection
@@ -58,6 +59,7 @@ class Config(Section):
     training: TrainingSection = TrainingSection()
     federation: FederationSection = FederationSection()
     one_shot: OneShotSection = OneShotSection()
+    defence: DefenceSection = DefenceSection()
     centralised: CentralisedSection = CentralisedSection()
     privacy: PrivacySection = PrivacySection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -76,6 +78,41 @@ class Config(Section):
                     "federation.backend = 'centralised' has no devices: "
                     f"no features.{self.features.private_adapters[0]}.scope = 'private'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _defences_fit_the_privacy_mode(self) -> Config:
+        defence, mode = self.defence, self.privacy.mode
+        chosen = (
+            "defence.row_bound" if defence.aggregation == "mean" else f"defence.aggregation = {defence.aggregation!r}"
+        )
+        if self.federation.backend == "centralised" and defence != DefenceSection():
+            raise ValueError("federation.backend = 'centralised' has no devices to defend against: no [defence]")
+        if defence.norm_bound is not None and mode != "none":
+            raise ValueError(
+                f"defence.norm_bound is for privacy.mode = 'none', not {mode!r}: set privacy.clip_norm, which bounds "
+                "one user's update there"
+            )
+        if defence.single_updates and mode == "user-distributed":
+            raise ValueError(
+                f"{chosen} reads single updates, and under secure aggregation nobody sees one: leave it out, or set "
+                "privacy.mode = 'user-central'"
+            )
+        if defence.aggregation != "mean" and mode in ("user-central", "user-ftrl"):
+            raise ValueError(
+                f"{chosen} is not a sum of clipped updates, which is what the noise of privacy.mode = {mode!r} is "
+                "sized for: set defence.aggregation = 'mean' (with defence.row_bound), or privacy.mode = 'none'"
+            )
+        if defence.row_bound is not None and mode in ("user-local", "record"):
+            raise ValueError(
+                f"defence.row_bound bounds nothing in privacy.mode = {mode!r}, where every device adds noise to every "
+                "row: leave it out"
+            )
+        if defence.alarm_rise is not None and (self.training.objective == "mse" or self.model.history == 0):
+            raise ValueError(
+                "defence.alarm_rise watches lists made from histories: set training.objective to a ranking one and "
+                "model.history above 0, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

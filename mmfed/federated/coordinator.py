@@ -22,6 +22,7 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import faults, tasks, wire
 from mmfed.federated.banded_release import BandedRelease
 from mmfed.federated.device_terms import device_noise
+from mmfed.federated.exposure import ExposureWatch
 from mmfed.federated.one_shot import OneShotRound, check_one_shot, collect_one_shot, teacher_of, use_one_shot
 from mmfed.federated.one_shot_sum import OneShotRelease, one_shot_plan
 from mmfed.federated.optimiser import ServerOptimiser
@@ -129,8 +130,19 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
             release = Release(config, ledger, sigma, planned_cohort=max(1, round(rate * population)))
         release.restore(kept)
 
+        watch = None
+        if config.defence.alarm_rise is not None:
+            watch = ExposureWatch(
+                model,
+                config.defence,
+                names=workspace.shop.catalogue.item_ids,
+                seed=config.run.seed,
+                k=min(config.evaluation.k),
+            )
+            watch.restore(kept)
+
         def after_round(state: RoundState) -> bool:
-            return progress.keep(state, observer)
+            return progress.keep(state if watch is None else watch.watched(state), observer)
 
         settings: dict[str, Any] = {
             "config": config,
@@ -141,6 +153,7 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
             "optimiser": optimiser,
             "noise_multiplier": sigma or 0.0,
             "after_round": after_round,
+            "row_parameters": model.row_parameters(),
             "public": model.public_tensors(),
             "public_update": partial(public_update, model, training=config.training),
         }

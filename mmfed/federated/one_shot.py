@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,6 +14,7 @@ from mmfed.config import Config
 from mmfed.data.schema import Catalogue, Features
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import tasks, wire
+from mmfed.federated.one_shot_check import check_one_shot_reply
 from mmfed.federated.one_shot_sum import FILE, OneShotRelease, OneShotSum, load_one_shot
 from mmfed.federated.sum_of_nodes import sum_of_nodes
 from mmfed.models.band_ease import BandEase
@@ -93,7 +95,7 @@ class OneShotRound:
     def total(self, items: IntArray | None = None) -> tuple[str, FloatArray, int]:
         """What was asked for, its sum over the users that answered, and how many these are.
 
-        Every user adds norm 1; a node whose sum is larger than its users can make is left out.
+        Every user adds norm 1; a node whose sum its users cannot have made is left out (``one_shot_check``).
 
         Args:
             items: under noise: whose co-occurrence is asked for; None: popularity.
@@ -115,11 +117,12 @@ class OneShotRound:
             )
             for node, users in self.nodes.items()
         }
+        (name,) = shapes
+        check = partial(check_one_shot_reply, name, size=self.item_count if items is None else len(items))
         timeout = self.config.federation.round_timeout
         total, users_in = sum_of_nodes(
-            self.grid, tasks.ONE_SHOT, asked, shapes, timeout=timeout, purpose="one-shot round"
+            self.grid, tasks.ONE_SHOT, asked, shapes, timeout=timeout, purpose="one-shot round", check=check
         )
-        (name,) = shapes
         return name, total, users_in
 
 

@@ -142,7 +142,11 @@ class Node:
         if task.clip_norm is not None:
             privacy = privacy.model_copy(update={"clip_norm": task.clip_norm})
         work = LocalWork(
-            training=config.training, privacy=privacy, seed=config.run.seed, round_number=task.round_number
+            training=config.training,
+            privacy=privacy,
+            seed=config.run.seed,
+            round_number=task.round_number,
+            norm_bound=config.defence.norm_bound,
         )
         if config.privacy.mode == "record":
             return self._train_records(chosen, work, task)

@@ -43,6 +43,7 @@ class Release:
         self._noise: NoiseSource = SeededNoise(config.run.seed) if privacy.noise_source == "seeded" else SecureNoise()
         self._sigma = noise_multiplier or 0.0
         self._clip_norm = privacy.clip_norm
+        self._norm_bound = config.defence.norm_bound if privacy.mode == "none" else None
         self._adaptive: AdaptiveClip | None = None
         if self._ledger is not None and privacy.clipping == "adaptive":
             shared = shared_noise(self._sigma, planned_cohort=planned_cohort, bits=privacy.quantile_noise)
@@ -82,15 +83,16 @@ class Release:
         Raises:
             MmfedError: the norm is too large.
         """
-        if self._ledger is None:
+        bound = self._norm_bound if self._ledger is None else self._clip_norm
+        if bound is None:
             return
         with np.errstate(over="ignore"):  # a norm that overflows is infinite, and too large
             norm = float(np.linalg.norm(vector))
-        bound = users * self._clip_norm
-        if norm > bound * (1 + 1e-4):
+        if norm > users * bound * (1 + 1e-4):
+            name = "norm bound" if self._ledger is None else "clip norm"
             raise MmfedError(
                 ExitCode.FEDERATION,
-                f"update of norm {norm:.4g} exceeds {users} x clip norm {self._clip_norm:g}",
+                f"update of norm {norm:.4g} exceeds {users} x {name} {bound:g}",
                 "the node does not clip; it is left out.",
             )
 

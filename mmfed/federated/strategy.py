@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,7 @@ from mmfed.federated import faults, tasks, wire
 from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.participation import SeparatedSampler
 from mmfed.federated.release import Release
+from mmfed.federated.robust import centre, row_bound
 from mmfed.federated.sampling import poisson_cohort, sampling_rate
 from mmfed.types import IntArray
 
@@ -41,6 +43,8 @@ class RoundRecord:
         seconds: wall time of the round.
         epsilon: spent so far, None without an account at the coordinator.
         validation: metric by name, where this round was validated.
+        scaled_rows: rows of an item beyond ``defence.row_bound``, over all updates of the round.
+        alarms: items whose exposure rose by ``defence.alarm_rise``, as ``exposure.Alarm`` with plain values.
     """
 
     round: int
@@ -51,6 +55,8 @@ class RoundRecord:
     seconds: float
     epsilon: float | None
     validation: Mapping[str, float] | None
+    scaled_rows: int = 0
+    alarms: tuple[Mapping[str, str | float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +71,19 @@ class RoundState:
 
 @dataclass(eq=False)
 class Collected:
-    """The sum of a round's updates, and how many of its users were within the clip norm (adaptive clipping)."""
+    """The sum of a round's updates.
+
+    Attributes:
+        total: flat; of a median or trimmed mean, that times the users in it.
+        realised: users in it.
+        within: those within the clip norm (adaptive clipping).
+        scaled_rows: rows that ``defence.row_bound`` scaled down.
+    """
 
     total: np.ndarray
     realised: int
     within: int = 0
+    scaled_rows: int = 0
     refused: list[str] = field(default_factory=list)
 
 
@@ -88,6 +102,7 @@ class CohortStrategy(Strategy):
         public: what is sent beside the parameters and never comes back (``wire.public_shapes``).
         public_update: what the coordinator adds to a mean update, given the round's parameters (auxiliary tasks on
             public labels); nothing by default.
+        row_parameters: names of the parameters with one row per item (``defence.row_bound``).
         sampler: user-ftrl: who may take part again; None: Poisson cohorts.
         after_round: called with each round's state; checkpoints, validates, reports. Returns True to stop early.
     """
@@ -104,6 +119,7 @@ class CohortStrategy(Strategy):
         optimiser: ServerOptimiser,
         noise_multiplier: float,
         after_round: Callable[[RoundState], bool],
+        row_parameters: Sequence[str] = (),
         sampler: SeparatedSampler | None = None,
         public: Mapping[str, Tensor] | None = None,
         public_update: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda parameters: {},
@@ -119,6 +135,7 @@ class CohortStrategy(Strategy):
         self._optimiser = optimiser
         self._noise_multiplier = noise_multiplier
         self._after_round = after_round
+        self._row_bound = row_bound(config.defence, shapes, row_parameters)
         self._public_update = public_update
         self._public = dict(public or {})
         self.population = sum(len(users) for users in self._nodes.values())
@@ -134,7 +151,10 @@ class CohortStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Steps 1 and 2: one message for every node that holds a user of the cohort."""
+        """Steps 1 and 2: one message for every node that holds a user of the cohort.
+
+        Where a defence reads single updates, one for every user: the same for a device, which holds one.
+        """
         del config
         self._asked = {}
         messages = []
@@ -148,37 +168,52 @@ class CohortStrategy(Strategy):
             if not len(cohort):
                 continue
             self._asked[node] = cohort
-            task = tasks.Task(
-                config=self._config,
-                run_id=self._run_id,
-                population=self.population,
-                noise_multiplier=self._noise_multiplier,
-                catalogue=self._catalogue,
-                round_number=server_round,
-                users=cohort,
-                clip_norm=self._release.moving_clip_norm,
-            )
-            content = tasks.task_content(task, arrays)
-            messages.append(grid.create_message(content, tasks.TRAIN, node, str(server_round)))
+            for users in np.split(cohort, len(cohort)) if self._apart else [cohort]:
+                task = tasks.Task(
+                    config=self._config,
+                    run_id=self._run_id,
+                    population=self.population,
+                    noise_multiplier=self._noise_multiplier,
+                    catalogue=self._catalogue,
+                    round_number=server_round,
+                    users=users,
+                    clip_norm=self._release.moving_clip_norm,
+                )
+                content = tasks.task_content(task, arrays)
+                messages.append(grid.create_message(content, tasks.TRAIN, node, str(server_round)))
         return messages
+
+    @property
+    def _apart(self) -> bool:
+        """Whether every user's update comes in a message of its own."""
+        return self._config.defence.single_updates
 
     def collect(self, server_round: int, replies: Iterable[Message]) -> Collected:
         """Steps 3 and 4: the sum, in a fixed order of nodes, of the replies that hold up."""
         size = sum(int(np.prod(shape)) for shape in self._shapes.values())
         collected = Collected(np.zeros(size), 0)
-        answered: set[int] = set()
+        answered: Counter[int] = Counter()
+        single: list[np.ndarray] = []
         for reply in sorted(replies, key=lambda reply: self._rank.get(reply.metadata.src_node_id, len(self._rank))):
             node = reply.metadata.src_node_id
             try:
-                vector, realised, within = self._checked(reply, repeated=node in answered)
+                vector, realised, within = self._checked(reply, answers=answered[node])
             except MmfedError as fault:
                 collected.refused.append(f"node {node}: {fault.message}")
                 continue
-            answered.add(node)
-            collected.total += vector
+            answered[node] += 1
+            if self._row_bound is not None:
+                vector, scaled = self._row_bound.applied(vector)
+                collected.scaled_rows += scaled
+            if self._config.defence.aggregation == "mean":
+                collected.total += vector
+            elif realised:
+                single.append(vector)
             collected.realised += realised
             collected.within += within
-        silent = sorted(set(self._asked) - answered)
+        if single:
+            collected.total = centre(single, self._config.defence) * len(single)
+        silent = sorted(self._asked.keys() - answered.keys())
         if self._asked and not answered:
             reasons = (
                 faults.condensed(collected.refused) or f"no reply within {self._config.federation.round_timeout:g} s"
@@ -192,18 +227,23 @@ class CohortStrategy(Strategy):
         collected.refused += [f"node {node}: no reply" for node in silent if f"node {node}" not in named]
         return collected
 
-    def _checked(self, reply: Message, *, repeated: bool) -> tuple[np.ndarray, int, int]:
-        """The update of one reply as a vector, how many users are in it, and within the clip norm."""
+    def _checked(self, reply: Message, *, answers: int) -> tuple[np.ndarray, int, int]:
+        """The update of one reply as a vector, how many users are in it, and within the clip norm.
+
+        Args:
+            answers: accepted from this node before.
+        """
         node = reply.metadata.src_node_id
         if reply.has_error():
             raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
         asked = self._asked.get(node)
-        if asked is None or repeated:
+        if asked is None or answers >= (len(asked) if self._apart else 1):
             raise MmfedError(ExitCode.FEDERATION, "an update nobody asked for", "update the node.")
         counted = self._release.moving_clip_norm is not None
         arrays, realised = tasks.read_training_reply(reply.content, counted=counted)
-        if realised > len(asked):
-            raise MmfedError(ExitCode.FEDERATION, f"claims {realised} users of {len(asked)}", "update the node.")
+        most = 1 if self._apart else len(asked)
+        if realised > most:
+            raise MmfedError(ExitCode.FEDERATION, f"claims {realised} users of {most}", "update the node.")
         vector = wire.flatten(wire.decode(arrays, self._shapes), self._shapes)
         self._release.check_norm(vector, realised)
         return vector, realised, tasks.read_within(reply.content, realised) if counted else 0
@@ -225,7 +265,8 @@ class CohortStrategy(Strategy):
             within=collected.within,
         )
         arrays = wire.encode(wire.unflatten(mean, self._shapes), self._shapes, dtype=np.float64)
-        return arrays, MetricRecord({"realised": collected.realised, "refused-nodes": len(collected.refused)})
+        counts = {"realised": collected.realised, "refused-nodes": len(collected.refused)}
+        return arrays, MetricRecord({**counts, "scaled-rows": collected.scaled_rows})
 
     def _kept(self) -> dict[str, Tensor]:
         """What release and sampler need to go on."""
@@ -280,6 +321,7 @@ class CohortStrategy(Strategy):
                 seconds=time.perf_counter() - started,
                 epsilon=self._release.spent(),
                 validation=None,
+                scaled_rows=int(metrics.get("scaled-rows", 0)),  # type: ignore[arg-type]
             )
             stop = self._after_round(RoundState(record, parameters, self._optimiser.state(), self._kept()))
             result.arrays = wire.encode(parameters, self._shapes)

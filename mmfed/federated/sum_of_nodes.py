@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord, Message
@@ -25,6 +25,7 @@ def sum_of_nodes(
     timeout: float,
     purpose: str,
     arrays: ArrayRecord | None = None,
+    check: Callable[[FloatArray], object] | None = None,
 ) -> tuple[FloatArray, int]:
     """[size of the array] the sum over the users that answered, and how many these are.
 
@@ -38,6 +39,7 @@ def sum_of_nodes(
         timeout: seconds to wait for nodes.
         purpose: the name of the round in messages.
         arrays: the model, where it goes with the question.
+        check: raises ``MmfedError`` for an answer that cannot be; None for none but the norm.
 
     Raises:
         MmfedError: no node answers.
@@ -59,6 +61,8 @@ def sum_of_nodes(
                 raise MmfedError(ExitCode.FEDERATION, "nobody asked it, or it answered before", "look at the node.")
             waiting.remove(node)
             vector, realised = _checked(reply, name, shape, most=len(asked[node].users))
+            if check is not None:
+                check(vector)
         except MmfedError as fault:
             refused.append(f"node {node}: {fault.message}")
             continue

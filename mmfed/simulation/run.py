@@ -38,6 +38,7 @@ from mmfed.privacy.units import CENTRAL_MODES, DEVICE_MODES, Guarantee, guarante
 from mmfed.records import RunFolder, read_lines, write_json, write_text
 from mmfed.simulation.assess import Assessed, assess, assess_baselines, assess_rating_baselines, assess_ratings
 from mmfed.simulation.centralised import run_centralised
+from mmfed.simulation.defence_notes import defence_notes
 from mmfed.simulation.inprocess import run_on
 from mmfed.simulation.people import check_answered, check_listed
 from mmfed.simulation.run_folders import no_false_start, only_writer
@@ -149,6 +150,7 @@ def evaluate_run(run: RunFolder, config: Config, workspace: Workspace) -> RunRes
         ],
         "notes": [*workspace.notes, *_selection_notes(config), *_sample_notes(workspace, ratings=ratings)],
     }
+    results["notes"] += defence_notes(run, config)
     write_json(run.results, results)
     write_json(run.recommendations, sample_recommendations(workspace, figures.lists, figures.evaluated_users))
     return RunResult(run, results, federated, baselines)

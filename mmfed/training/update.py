@@ -19,6 +19,7 @@ class LocalWork:
         seed: of the run.
         round_number: 1-based.
         first_step: number of the first local step; the draws of a step depend on it.
+        norm_bound: bound on the norm of one user's whole update where privacy asks for none; None for no bound.
         norm_guard: added to a user's norm before the clip norm is divided by it.
     """
 
@@ -27,12 +28,15 @@ class LocalWork:
     seed: int
     round_number: int
     first_step: int = 0
+    norm_bound: float | None = None
     norm_guard: float = 0.0
 
     @property
     def clip_norm(self) -> float | None:
         """Bound on the L2 norm of one user's whole update; None where users are not clipped."""
         whole = self.privacy.mode in ("user-central", "user-distributed", "user-ftrl")
+        if self.privacy.mode == "none":
+            return self.norm_bound
         return self.privacy.clip_norm if whole else None
 
     @property
