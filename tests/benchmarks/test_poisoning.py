@@ -139,11 +139,11 @@ def test_forged_sums_have_norm_1_and_only_the_basket_could_be_somebodys(covered:
         place = int(np.flatnonzero(covered == TARGET)[0])
         assert (matrix[place, np.flatnonzero(np.isin(covered, [2, 9]))] > 0).all()
         if kind == "basket":
-            check_one_shot_reply("cooccurrence", vector, users=1, size=len(covered))
+            check_one_shot_reply("cooccurrence", vector, size=len(covered))
         else:
             assert np.linalg.eigvalsh(matrix).min() < -0.5
             with pytest.raises(MmfedError, match="pairs without"):
-                check_one_shot_reply("cooccurrence", vector, users=1, size=len(covered))
+                check_one_shot_reply("cooccurrence", vector, size=len(covered))
     assert not forged_cooccurrence("basket", 5, beside, np.array([2, 9])).any()  # the target was not asked for
     assert forged_popularity(3, 5).tolist() == [0, 0, 0, 1, 0]
 
