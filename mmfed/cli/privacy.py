@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from mmfed.cli import anonymise
 from mmfed.cli.options import FormatOption, examples
 from mmfed.cli.terminal import Format, emit, say
 from mmfed.errors import ExitCode, MmfedError
+
+if TYPE_CHECKING:
+    from mmfed.privacy.advice import AnyPlan
 
 app = typer.Typer(
     name="privacy", help="Plan a privacy promise, anonymise a table.", no_args_is_help=True, rich_markup_mode=None
@@ -27,6 +30,7 @@ app = typer.Typer(
         "mmfed privacy plan --mode user-ftrl --population 100000 --rounds 500 --separation 50 --epsilon 8",
         "mmfed privacy plan --mode user-local --population 100000 --cohort 1000 --rounds 500 --epsilon 8",
         "mmfed privacy plan --population 10000 --items 1700 --rounds 40 --epsilon 4",
+        "mmfed privacy plan --mode user-local --population 1000000 --items 1700 --rounds 40 --epsilon 4",
         "mmfed privacy plan --mode user-distributed --population 1000 --rounds 20 --epsilon 8 --parameters 5000",
     ),
 )
@@ -90,7 +94,7 @@ def plan(
     """
     from mmfed.privacy import distributed_planning, planning
     from mmfed.privacy.adaptive_clip import shared_noise
-    from mmfed.privacy.advice import advise
+    from mmfed.privacy.advice import MODES, advise
     from mmfed.privacy.planning_banded import plan_banded
     from mmfed.privacy.planning_local import plan_local
     from mmfed.privacy.units import check_count, check_population, guarantee_for
@@ -160,10 +164,17 @@ def plan(
     )
     advice = None
     if items is not None:
-        if mode != "user-central":
-            raise MmfedError(ExitCode.USAGE, f"--items: there is no one-shot release in {mode} mode.", "leave it out.")
+        if mode not in MODES or (mode == "user-local" and local_noise != "gaussian"):
+            where = f"{mode} mode" if mode not in MODES else f"{mode} mode with {local_noise} noise"
+            raise MmfedError(ExitCode.USAGE, f"--items: there is no one-shot release in {where}.", "leave it out.")
         advice = advise(
-            population=population, items=items, epsilon=epsilon or round(found.epsilon, 3), delta=delta, history=history
+            population=population,
+            items=items,
+            epsilon=epsilon or round(found.epsilon, 3),
+            delta=delta,
+            history=history,
+            mode=mode,
+            minimum_survivors=minimum_survivors,
         )
     shares = found if isinstance(found, distributed_planning.DistributedPlan) else None
     whole_user = planning.user_epsilon_of_record_plan(found) if mode == "record" else None
@@ -236,9 +247,26 @@ def plan(
     say(f"not covered       {'; '.join(promise.not_covered)}")
     if advice is not None:
         say(f"recommended       {advice.way}")
+        if advice.plan is not None:
+            say(f"                  {_one_shot_noise(advice.plan)}")
         for reason in advice.reasons:
             say(f"                  {reason}")
         say(f"                  {' '.join(f'--set {setting}' for setting in advice.settings)}")
+
+
+def _one_shot_noise(plan: AnyPlan) -> str:
+    """What the release's own noise is, on vectors of norm 1."""
+    from mmfed.privacy.one_shot import OneShotPlan
+
+    if isinstance(plan, OneShotPlan):
+        noises, where = {"popularity": plan.popularity_noise, "pairs": plan.cooccurrence_noise}, "on each sum"
+    else:
+        found = plan.noise_multipliers()
+        noises = {"popularity": found["popularity"], "pairs": found.get("cooccurrence")}
+        upload = getattr(plan, "upload", None)
+        where = "added by every device" if upload is None else f"shared by all devices; upload {upload:,} bytes each"
+    told = ", ".join(f"{noise:.4g} on {name}" for name, noise in noises.items() if noise is not None)
+    return f"noise of the release: {told} (vectors of norm 1; {where})"
 
 
 anonymise.add_to(app)

@@ -78,19 +78,19 @@ class OneShotSection(Section):
         default=0, ge=0, description="steps in which band-EASE teaches the model before the first round"
     )
     epsilon_share: float = Field(
-        default=0.5, gt=0, le=1, description="user-central: part of privacy.epsilon; all of it where no round follows"
+        default=0.5, gt=0, le=1, description="under noise: part of privacy.epsilon; all of it where no round follows"
     )
     popularity_share: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="user-central: popularity's part of the one-shot budget, 1 for popularity alone; none: by the "
+        description="under noise: popularity's part of the one-shot budget, 1 for popularity alone; none: by the "
         "number of users and epsilon",
     )
     items: int | None = Field(
         default=None,
         ge=1,
-        description="user-central: co-occurrence of so many most popular items (by the released counts); none: 700",
+        description="under noise: co-occurrence of so many most popular items (by the released counts); none: 700",
     )
     denoising: Literal["spectrum", "threshold"] = Field(
         default="spectrum", description="what is kept of the noised co-occurrence; threshold: for short histories"

@@ -23,8 +23,10 @@ from mmfed.federated import faults, tasks, wire
 from mmfed.federated.banded_release import BandedRelease
 from mmfed.federated.device_terms import device_noise
 from mmfed.federated.exposure import ExposureWatch
-from mmfed.federated.one_shot import OneShotRound, check_one_shot, collect_one_shot, teacher_of, use_one_shot
-from mmfed.federated.one_shot_sum import OneShotRelease, one_shot_plan
+from mmfed.federated.one_shot import OneShotRound, Releases, collect_one_shot, teacher_of, use_one_shot
+from mmfed.federated.one_shot_release import LocalOneShotRelease, SharedOneShotRelease
+from mmfed.federated.one_shot_sum import OneShotRelease
+from mmfed.federated.one_shot_terms import check_one_shot, device_plan, one_shot_plan
 from mmfed.federated.optimiser import ServerOptimiser
 from mmfed.federated.participation import SeparatedSampler, banded_noise, banded_terms
 from mmfed.federated.progress import Observer, Progress
@@ -43,6 +45,8 @@ from mmfed.privacy.keyed_noise import KeyedNoise
 from mmfed.privacy.keys import load_or_create_key
 from mmfed.privacy.ledger import Ledger, header_for
 from mmfed.privacy.mechanisms import SecureNoise, SeededNoise
+from mmfed.privacy.one_shot_local import LocalOneShotPlan
+from mmfed.privacy.one_shot_shares import SharedOneShotPlan
 from mmfed.privacy.units import CENTRAL_MODES, default_delta, guarantee_for
 from mmfed.records import RunFolder, write_text
 from mmfed.training.public import pretrained, pretraining_steps, public_update
@@ -92,7 +96,7 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     sampler = _sampler(config, nodes)
     if sampler is not None:
         rate = sampler.planned / population
-    sigma = planned_noise(config, population, rate, parameters=dimension_of(shapes))
+    sigma = planned_noise(config, population, rate, parameters=dimension_of(shapes), item_count=model.item_count)
     if observer is not None:
         observer.enrolled(population, rate, sigma)
     progress = Progress.load(run, config, key, resume=resume)
@@ -101,11 +105,14 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
     everywhere = by_mode if section.global_second_moment is None else section.global_second_moment
     optimiser = ServerOptimiser(section, global_second_moment=everywhere)
     with _ledger(config, run, run_id, population, key) or nullcontext() as ledger:
-        teacher = None
+        teacher, identities = None, {}
+        if config.privacy.mode == "user-distributed" and config.privacy.masks == "always":
+            joining = _enrolment_task(config, run_id, workspace, population=population, noise_multiplier=sigma or 0.0)
+            identities = collect_identities(grid, joining, nodes)
         if config.one_shot.enabled:
             features = workspace.features.modalities
             asked = OneShotRound(grid, config, run_id, nodes, workspace.features.digest, model.item_count)
-            early = _one_shot_release(config, population, ledger)
+            early = _one_shot_release(config, asked, ledger, identities)
             found = collect_one_shot(asked, run, key, release=early, features=features)
             teacher = teacher_of(found, config, features, workspace.shop.catalogue)
             use_one_shot(model, teacher, config)
@@ -159,10 +166,6 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
         }
         if config.privacy.mode == "user-distributed" and ledger is not None and sigma is not None:
             noise = round_noise(config, shapes, population=population, noise_multiplier=sigma)
-            identities = {}
-            if config.privacy.masks == "always":
-                joining = _enrolment_task(config, run_id, workspace, population=population, noise_multiplier=sigma)
-                identities = collect_identities(grid, joining, nodes)
             secure = SecureRelease(config, noise, ledger)
             strategy: CohortStrategy = SecureStrategy(secure=secure, identities=identities, **settings)
         else:
@@ -176,8 +179,15 @@ def coordinate(grid: Grid, config: Config, run: RunFolder, observer: Observer | 
             )
 
 
-def _one_shot_release(config: Config, population: int, ledger: Ledger | None) -> OneShotRelease | None:
-    plan = one_shot_plan(config, population)
+def _one_shot_release(
+    config: Config, asked: OneShotRound, ledger: Ledger | None, identities: Mapping[int, bytes]
+) -> Releases | None:
+    shared = device_plan(config, asked.population, asked.item_count)
+    if isinstance(shared, LocalOneShotPlan):
+        return LocalOneShotRelease(shared)
+    if shared is not None and ledger is not None:
+        return SharedOneShotRelease(config, shared, ledger, identities)
+    plan = one_shot_plan(config, asked.population)
     if plan is None or ledger is None:
         return None
     noise = SeededNoise(config.run.seed) if config.privacy.noise_source == "seeded" else SecureNoise()
@@ -267,12 +277,12 @@ def _enrolment_task(
     )
 
 
-def planned_noise(config: Config, population: int, rate: float, *, parameters: int) -> float | None:
-    """The noise multiplier σ of the rounds; None without privacy or without rounds.
+def planned_noise(config: Config, population: int, rate: float, *, parameters: int, item_count: int) -> float | None:
+    """The noise multiplier σ of the rounds, beside the one-shot release; None without privacy or without rounds.
 
-    User-central: planned over all rounds at the cohort's rate, beside the one-shot release. User-local and record: over
-    as many rounds as one device may join; a device that is drawn more often refuses. User-distributed: over all rounds,
-    for updates of ``parameters`` coordinates.
+    User-central: planned over all rounds at the cohort's rate. User-local and record: over as many rounds as one device
+    may join; a device that is drawn more often refuses. User-distributed: over all rounds, for updates of
+    ``parameters`` coordinates.
     """
     privacy = config.privacy
     if privacy.mode == "none":
@@ -298,8 +308,17 @@ def planned_noise(config: Config, population: int, rate: float, *, parameters: i
             beside=() if one_shot is None else tuple(one_shot.releases().values()),
         )
     if privacy.mode == "user-distributed":
-        return distributed_noise_multiplier(epsilon=privacy.epsilon, delta=delta, parameters=parameters, rounds=rounds)
-    return device_noise(config, epsilon=privacy.epsilon, delta=delta, rate=rate)
+        early = device_plan(config, population, item_count)
+        return distributed_noise_multiplier(
+            epsilon=privacy.epsilon,
+            delta=delta,
+            parameters=parameters,
+            rounds=rounds,
+            beside=tuple(early.releases().values()) if isinstance(early, SharedOneShotPlan) else (),
+        )
+    alone = device_plan(config, population, item_count)
+    early = alone if isinstance(alone, LocalOneShotPlan) else None
+    return device_noise(config, epsilon=privacy.epsilon, delta=delta, rate=rate, early=early)
 
 
 def _sampler(config: Config, nodes: Mapping[int, IntArray]) -> SeparatedSampler | None:

@@ -11,6 +11,7 @@ import numpy as np
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.device_terms import device_event, device_header
 from mmfed.federated.lifetime import Lifetime
+from mmfed.federated.one_shot_terms import ROUND
 from mmfed.federated.tasks import Task
 from mmfed.privacy.budget_lines import refusal
 from mmfed.privacy.keys import load_or_create_key, load_or_create_sealed_key
@@ -41,7 +42,8 @@ class DeviceAccount:
         self._path = folder / "ledgers" / f"{key:016x}.jsonl"
         pem = folder / "key.pem"
         self._signer = load_or_create_key(pem) if vault is None else load_or_create_sealed_key(pem, vault)
-        self._release = device_event(task).release()
+        self._planned = device_event(task)
+        self._release = self._planned.release()
         seeded = privacy.noise_source == "seeded"
         seed = derive(task.config.run.seed, "device", key)
         self.source: NoiseSource = SeededNoise(seed) if seeded else SecureNoise()
@@ -55,7 +57,9 @@ class DeviceAccount:
         """
         with Ledger.resume(self._path, self._header, self._signer) as ledger:
             charged = any(
-                event.kind == "release" and event.body["round"] == self._task.round_number for event in ledger.events
+                event.kind == "release"
+                and (event.body["round"], event.body["line"]) == (self._task.round_number, self._planned.line)
+                for event in ledger.events
             )
             if charged and self._task.config.privacy.noise_source == "seeded":
                 return True
@@ -98,13 +102,14 @@ class DeviceAccount:
     def _affords(self, ledger: Ledger) -> bool:
         """Whether one more release stays within target and cap; if not, the refusal is written down."""
         privacy = self._task.config.privacy
-        rounds = {event.body["round"] for event in ledger.events if event.kind == "release"}
+        number = self._task.round_number
+        rounds = {event.body["round"] for event in ledger.events if event.kind == "release"} - {ROUND}
         cap = privacy.participations
-        if cap is not None and len(rounds - {self._task.round_number}) >= cap:
+        if cap is not None and len(rounds - {number}) >= cap:
             reason = f"this device took part in {len(rounds)} rounds, of at most {cap} (privacy.participations)"
             ledger.refuse(reason, by="device", round_number=self._task.round_number)
             return False
-        reason = refusal(ledger, [device_event(self._task)], privacy.lines.model_dump())
+        reason = refusal(ledger, [self._planned], privacy.lines.model_dump())
         if reason is None and self._lifetime is not None:
             reason = self._lifetime.refusal(self._key, privacy.mode, self._release)
         if reason is not None:

@@ -7,10 +7,12 @@ from functools import lru_cache
 
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
+from mmfed.federated.one_shot_terms import LINES, ROUND, sum_name
 from mmfed.federated.tasks import Task
 from mmfed.privacy.calibration import noise_multiplier_for
 from mmfed.privacy.events import LedgerHeader, ReleaseEvent, header_for
 from mmfed.privacy.local import SENSITIVITY, local_noise_for
+from mmfed.privacy.one_shot_local import ONE_SHOT_SENSITIVITY, LocalOneShotPlan, local_noise_beside
 from mmfed.privacy.planning_local import expected_joins
 from mmfed.privacy.units import Mode, guarantee_for
 
@@ -25,6 +27,8 @@ def device_event(task: Task, digest: str = _UNSEEN) -> ReleaseEvent:
         digest: hex SHA-256 of the noised update; without one, of an update still to be made (for planning).
     """
     privacy = task.config.privacy
+    if privacy.mode == "user-local" and task.round_number == ROUND:
+        return _one_shot_event(task, digest)
     event = ReleaseEvent(
         round=task.round_number,
         clip_norm=privacy.clip_norm,
@@ -48,6 +52,23 @@ def device_event(task: Task, digest: str = _UNSEEN) -> ReleaseEvent:
         sampling="poisson" if privacy.record_sample_rate < 1 else "full",
         sampling_rate=privacy.record_sample_rate,
         steps=task.config.training.steps,
+    )
+
+
+def _one_shot_event(task: Task, digest: str) -> ReleaseEvent:
+    """User-local: one of the two vectors of the one-shot release, of norm 1 and without negative entries."""
+    return ReleaseEvent(
+        round=ROUND,
+        line=LINES[sum_name(task.items)],
+        clip_norm=1.0,
+        noise_multiplier=task.noise_multiplier,
+        sampling="full",
+        sampling_rate=1.0,
+        planned_cohort=1,
+        realised_cohort=1,
+        noise_added_by="device",
+        result_hash=digest,
+        sensitivity=ONE_SHOT_SENSITIVITY,
     )
 
 
@@ -85,10 +106,18 @@ def _shared_header(
     )
 
 
-def device_noise(config: Config, *, epsilon: float, delta: float, rate: float) -> float:
-    """The noise multiplier that every device uses, planned over ``expected_joins``; one drawn more often refuses."""
+def device_noise(
+    config: Config, *, epsilon: float, delta: float, rate: float, early: LocalOneShotPlan | None = None
+) -> float:
+    """The noise multiplier that every device uses, planned over ``expected_joins``; one drawn more often refuses.
+
+    Args:
+        early: user-local: the one-shot release before the rounds, which the same ε has to cover.
+    """
     privacy = config.privacy
     joins = expected_joins(config.federation.rounds, rate, privacy.participations)
+    if early is not None:
+        return local_noise_beside(epsilon=epsilon, delta=delta, releases=joins, early=early)
     if privacy.mode == "user-local":
         return local_noise_for(epsilon=epsilon, delta=delta, releases=joins, law=privacy.local_noise)
     return noise_multiplier_for(

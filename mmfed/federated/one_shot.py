@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,9 +14,10 @@ from flwr.serverapp import Grid
 from mmfed.config import Config
 from mmfed.data.schema import Catalogue, Features
 from mmfed.errors import ExitCode, MmfedError
-from mmfed.federated import tasks, wire
+from mmfed.federated import tasks
 from mmfed.federated.one_shot_check import check_one_shot_reply
-from mmfed.federated.one_shot_sum import FILE, OneShotRelease, OneShotSum, load_one_shot
+from mmfed.federated.one_shot_sum import FILE, OneShotSum, load_one_shot
+from mmfed.federated.one_shot_terms import ROUND, check_one_shot, covered_items, one_shot_shapes
 from mmfed.federated.sum_of_nodes import sum_of_nodes
 from mmfed.models.band_ease import BandEase
 from mmfed.models.base import Recommender
@@ -24,50 +26,11 @@ from mmfed.models.denoise import content_columns, denoised_popularity
 from mmfed.models.gcn import GraphConvolution
 from mmfed.models.noised_ease import NoisedPairs, most_popular, noised_ease
 from mmfed.records import RunFolder
-from mmfed.training.cooccurrence import packed_size
 from mmfed.types import FloatArray, IntArray
 
 __all__ = ["FILE", "OneShotRound", "check_one_shot", "collect_one_shot", "load_one_shot", "teacher_of"]
 
-MOST_ITEMS = 20_000  # the message holds items² / 2 numbers of 8 bytes: 1.6 GB
-MOST_NOISED_ITEMS = 10_000  # noise, weights and content hold several matrices of that size
 RIDGE, RIDGE_UNDER_NOISE = 2.0, 10.0  # users
-ITEMS_UNDER_NOISE = 700
-
-
-def one_shot_shapes(config: Config, item_count: int, items: IntArray | None) -> wire.Shapes:
-    """What a one-shot reply holds: co-occurrence; under noise popularity first, then co-occurrence of some items."""
-    if config.privacy.mode == "none":
-        return {"cooccurrence": (packed_size(item_count),)}
-    return {"popularity": (item_count,)} if items is None else {"cooccurrence": (packed_size(len(items)),)}
-
-
-def check_one_shot(config: Config, item_count: int) -> None:
-    """Refuse what cannot be done.
-
-    Raises:
-        MmfedError: a privacy mode without a one-shot release, noise given instead of ε, or too large a catalogue.
-    """
-    privacy = config.privacy
-    if privacy.mode not in ("none", "user-central"):
-        raise MmfedError(
-            ExitCode.PRIVACY,
-            f"one_shot.enabled = true with privacy.mode = {privacy.mode!r}: the one-shot sum has no noise yet there.",
-            "set one_shot.enabled = false, or privacy.mode = 'user-central'.",
-        )
-    if privacy.mode != "none" and (privacy.noise_multiplier is not None or privacy.epsilon is None):
-        raise MmfedError(
-            ExitCode.PRIVACY,
-            "one_shot.enabled = true: its noise is planned from privacy.epsilon, and privacy.noise_multiplier is set.",
-            "set privacy.epsilon and leave privacy.noise_multiplier out.",
-        )
-    most = MOST_ITEMS if privacy.mode == "none" else MOST_NOISED_ITEMS
-    if item_count > most:
-        raise MmfedError(
-            ExitCode.CONFIG,
-            f"one_shot.enabled = true: {item_count} items need a message of {packed_size(item_count) * 8 >> 20} MiB.",
-            f"set one_shot.enabled = false; with this privacy mode it serves catalogues of at most {most} items.",
-        )
 
 
 @dataclass(frozen=True)
@@ -92,38 +55,63 @@ class OneShotRound:
         """Enrolled users."""
         return sum(len(one) for one in self.nodes.values())
 
-    def total(self, items: IntArray | None = None) -> tuple[str, FloatArray, int]:
-        """What was asked for, its sum over the users that answered, and how many these are.
+    def task(self, users: IntArray, items: IntArray | None, noise_multiplier: float = 0.0) -> tasks.Task:
+        """What a node is asked: one of the sums, over some of its users."""
+        return tasks.Task(
+            config=self.config,
+            run_id=self.run_id,
+            population=self.population,
+            noise_multiplier=noise_multiplier,
+            catalogue=self.catalogue,
+            round_number=ROUND,
+            users=users,
+            items=items,
+        )
 
-        Every user adds norm 1; a node whose sum its users cannot have made is left out (``one_shot_check``).
+    def total(self, items: IntArray | None = None, *, noise_multiplier: float = 0.0) -> tuple[FloatArray, int]:
+        """The sum that was asked for over the users that answered, and how many these are.
+
+        Every user adds norm 1; a node whose sum its users cannot have made is left out: by its norm and,
+        where they add no noise, entry by entry (``one_shot_check``).
 
         Args:
             items: under noise: whose co-occurrence is asked for; None: popularity.
+            noise_multiplier: that every device adds to its own vector; 0 where it adds none.
 
         Raises:
             MmfedError: no node answers.
         """
         shapes = one_shot_shapes(self.config, self.item_count, items)
-        asked = {
-            node: tasks.Task(
-                config=self.config,
-                run_id=self.run_id,
-                population=self.population,
-                noise_multiplier=0.0,
-                catalogue=self.catalogue,
-                round_number=0,
-                users=users,
-                items=items,
-            )
-            for node, users in self.nodes.items()
-        }
         (name,) = shapes
+        asked = {node: self.task(users, items, noise_multiplier) for node, users in self.nodes.items()}
         check = partial(check_one_shot_reply, name, size=self.item_count if items is None else len(items))
-        timeout = self.config.federation.round_timeout
-        total, users_in = sum_of_nodes(
-            self.grid, tasks.ONE_SHOT, asked, shapes, timeout=timeout, purpose="one-shot round", check=check
+        return sum_of_nodes(
+            self.grid,
+            tasks.ONE_SHOT,
+            asked,
+            shapes,
+            timeout=self.config.federation.round_timeout,
+            purpose="one-shot round",
+            check=None if noise_multiplier else check,  # noise may be negative anywhere
+            noise=noise_multiplier,
         )
-        return name, total, users_in
+
+
+class Releases(Protocol):
+    """A privacy mode's way to the two sums with their noise; whatever it gives was charged first."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether there is budget for the co-occurrence."""
+        ...
+
+    def check_charged(self, kept: OneShotSum) -> None:
+        """Refuse sums that the run's ledger was not charged for."""
+        ...
+
+    def released(self, asked: OneShotRound, covered: IntArray | None) -> OneShotSum:
+        """Popularity (None), or the co-occurrence of some items."""
+        ...
 
 
 def collect_one_shot(
@@ -131,7 +119,7 @@ def collect_one_shot(
     run: RunFolder,
     key: Ed25519PrivateKey,
     *,
-    release: OneShotRelease | None = None,
+    release: Releases | None = None,
     features: Mapping[str, Features] | None = None,
 ) -> OneShotSum:
     """The sums over all users; each asked for once and kept in the run folder.
@@ -140,11 +128,11 @@ def collect_one_shot(
     released counts, which is post-processing), so that everybody's norm of 1 is spent where there is something to see.
 
     Args:
-        release: adds the noise and charges for it; must be there in a mode that promises privacy, and only there.
+        release: gets the sums with their noise, charged; must be there in a mode that promises privacy, and only there.
         features: of the catalogue, public; used under noise.
 
     Raises:
-        MmfedError: see ``check_one_shot`` and ``OneShotRelease``; or no node answers.
+        MmfedError: see ``check_one_shot`` and the release; or no node answers.
     """
     config, items = asked.config, asked.item_count
     check_one_shot(config, items)
@@ -155,29 +143,20 @@ def collect_one_shot(
     kept = load_one_shot(run) if (run.checkpoints / FILE).exists() else None
     if release is None:
         if kept is None:
-            name, total, _ = asked.total()
-            kept = OneShotSum(items, {name: total}, np.arange(items))
+            total, _ = asked.total()
+            kept = OneShotSum(items, {"cooccurrence": total}, np.arange(items))
             kept.save(run, key)
         return kept
     if kept is None:
-        kept = _released(asked, release, None)
+        kept = release.released(asked, None)
         kept.save(run, key)
     release.check_charged(kept)
     if release.pairs and "cooccurrence" not in kept.vectors:
         counts = _counts(kept, content_columns(features or {}, items))
-        covered = most_popular(counts, config.one_shot.items or ITEMS_UNDER_NOISE)
-        kept = kept.joined(_released(asked, release, covered))
+        covered = most_popular(counts, covered_items(config, items))
+        kept = kept.joined(release.released(asked, covered))
         kept.save(run, key)
     return kept
-
-
-def _released(asked: OneShotRound, release: OneShotRelease, covered: IntArray | None) -> OneShotSum:
-    name, total, realised = asked.total(covered)
-    population = asked.population
-    vector, noise = release.noised(
-        name, total, planned=population, realised=realised, dropouts=population - realised
-    )  # fmt: skip
-    return OneShotSum(asked.item_count, {name: vector}, np.arange(0) if covered is None else covered, {name: noise})
 
 
 def _counts(found: OneShotSum, content: FloatArray) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,21 +13,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated.checkpoint import load_checkpoint, save_checkpoint
-from mmfed.privacy.accounting import GaussianRelease
+from mmfed.federated.one_shot_terms import LINES, ROUND, sum_name
+from mmfed.privacy.accounting import GaussianRelease, PureRelease, Release
 from mmfed.privacy.budget import Budget
 from mmfed.privacy.events import Line, ReleaseEvent, result_hash
 from mmfed.privacy.keys import load_or_create_key
 from mmfed.privacy.ledger import Ledger
 from mmfed.privacy.mechanisms import GaussianMechanism, NoiseSource
-from mmfed.privacy.one_shot import OneShotPlan, one_shot_epsilon, plan_one_shot
+from mmfed.privacy.one_shot import OneShotPlan
 from mmfed.records import RunFolder
 from mmfed.training.cooccurrence import unpacked
 from mmfed.types import FloatArray, IntArray
 
+if TYPE_CHECKING:
+    from mmfed.federated.one_shot import OneShotRound
+
 FILE = "one-shot.safetensors"
-ROUND = 0  # in the ledger: before the first round
 DECAY, DECAY_UNDER_NOISE = 0.9, 0.95
-LINES: dict[str, Line] = {"popularity": "statistics", "cooccurrence": "model"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,19 +96,6 @@ def cooccurrence_decay(config: Config) -> float:
     return (DECAY if config.privacy.mode == "none" else DECAY_UNDER_NOISE) if given is None else given
 
 
-def one_shot_plan(config: Config, population: int) -> OneShotPlan | None:
-    """The noise of a run's one-shot release; None without privacy, or without a one-shot round."""
-    section, privacy = config.one_shot, config.privacy
-    if not section.enabled or privacy.mode != "user-central":
-        return None
-    return plan_one_shot(
-        population=population,
-        epsilon=one_shot_epsilon(privacy.epsilon or 0.0, section.epsilon_share, config.federation.rounds),
-        delta=privacy.delta,
-        popularity_share=section.popularity_share,
-    )
-
-
 class OneShotRelease:
     """Noise on the sums, and the charge for it, durable before the result is used or kept.
 
@@ -159,20 +149,42 @@ class OneShotRelease:
         Raises:
             MmfedError: names the sum.
         """
-        charged = {
-            (line.body["line"], line.body["round"], line.body["noise_multiplier"], line.body["result_hash"])
-            for line in self._ledger.events
-            if line.kind == "release"
-        }
-        releases = self._plan.releases()
-        for name, vector in kept.vectors.items():
-            kind = releases.get(name)
-            if kind is None or (LINES[name], ROUND, kind.noise_multiplier, result_hash(vector)) not in charged:
-                raise MmfedError(
-                    ExitCode.AUDIT,
-                    f"{FILE}: its {name} is not what the ledger was charged for.",
-                    "restore ledger and checkpoints of the same run, or start a run with another name.",
-                )
+        check_charged(self._ledger, self._plan.releases(), kept)
+
+    def released(self, asked: OneShotRound, covered: IntArray | None) -> OneShotSum:
+        """Ask for one of the sums, and noise it (``noised``).
+
+        Raises:
+            MmfedError: no node answers, or as ``noised``.
+        """
+        total, realised = asked.total(covered)
+        population, name = asked.population, sum_name(covered)
+        vector, noise = self.noised(
+            name, total, planned=population, realised=realised, dropouts=population - realised
+        )  # fmt: skip
+        return OneShotSum(asked.item_count, {name: vector}, np.arange(0) if covered is None else covered, {name: noise})
+
+
+def check_charged(ledger: Ledger, planned: Mapping[str, Release], kept: OneShotSum) -> None:
+    """Refuse a release that the coordinator's ledger does not know (another ledger, or a file from elsewhere).
+
+    Raises:
+        MmfedError: names the sum.
+    """
+    charged = {
+        (line.body["line"], line.body["round"], line.body["noise_multiplier"], line.body["result_hash"])
+        for line in ledger.events
+        if line.kind == "release"
+    }
+    for name, vector in kept.vectors.items():
+        kind = planned.get(name)
+        noise = None if kind is None or isinstance(kind, PureRelease) else kind.noise_multiplier
+        if (LINES.get(name), ROUND, noise, result_hash(vector)) not in charged:
+            raise MmfedError(
+                ExitCode.AUDIT,
+                f"{FILE}: its {name} is not what the ledger was charged for.",
+                "restore ledger and checkpoints of the same run, or start a run with another name.",
+            )
 
 
 def _event(

@@ -28,8 +28,9 @@ from mmfed.federated.device_vault import device_vault
 from mmfed.federated.evaluation_round import check_evaluation, layout_of, metric_shapes, users_metrics
 from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.lifetime import Lifetime, lifetime_of
-from mmfed.federated.one_shot import check_one_shot, one_shot_shapes
+from mmfed.federated.one_shot_devices import noised_statistics
 from mmfed.federated.one_shot_sum import cooccurrence_decay
+from mmfed.federated.one_shot_terms import check_one_shot, one_shot_shapes
 from mmfed.federated.participation import ParticipationAccount
 from mmfed.federated.sealed_store import SealedStore
 from mmfed.federated.secure_participant import add_secure_steps, check_unmasked
@@ -85,9 +86,14 @@ def client_app(state_folder: Path | None = None) -> ClientApp:
     @faults_as_replies
     def one_shot(message: Message, context: Context) -> Message:
         node, task = _node(message, context, state_folder)
+        check_unmasked(task)
         shapes = one_shot_shapes(task.config, node.model.item_count, task.items)
-        encoded = wire.encode(node.cooccurrence(task), shapes, dtype=np.float64)
-        return Message(tasks.training_reply(encoded, len(task.users)), reply_to=message)
+        if task.config.privacy.mode == "user-local":
+            total, realised = noised_statistics(node, task)
+            named = wire.unflatten(total, shapes)
+        else:
+            named, realised = node.cooccurrence(task), len(task.users)
+        return Message(tasks.training_reply(wire.encode(named, shapes, dtype=np.float64), realised), reply_to=message)
 
     add_secure_steps(app, lambda message, context: _node(message, context, state_folder))
     return app
@@ -210,7 +216,9 @@ class Node:
             yield int(key), wire.flatten(alone.total, self.shapes)
 
     def cooccurrence(self, task: tasks.Task) -> dict[str, Tensor]:
-        """The one-shot sums over the chosen users of this node; in ``user-central`` the coordinator adds the noise.
+        """The one-shot sums over the chosen users of this node, without noise.
+
+        In ``user-central`` the coordinator adds it; where devices do (``one_shot_devices``), this never leaves.
 
         Raises:
             MmfedError: as ``train``; or the run's privacy mode has no one-shot release.

@@ -18,7 +18,7 @@ from mmfed.federated.lifetime import Lifetime
 from mmfed.federated.tasks import Task
 from mmfed.privacy.budget_lines import refusal
 from mmfed.privacy.distributed import DistributedNoise
-from mmfed.privacy.events import LedgerHeader, header_for, result_hash
+from mmfed.privacy.events import LedgerHeader, Line, header_for, result_hash
 from mmfed.privacy.ledger import Ledger
 from mmfed.privacy.mechanisms import SecureNoise, SeededNoise
 from mmfed.privacy.skellam_event import SkellamEvent
@@ -36,6 +36,7 @@ class SecureAccount:
         noise: of the round.
         signer: the node's identity.
         lifetime: the owner's bound on ε over all runs; None for none.
+        line: of the budget.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class SecureAccount:
         noise: DistributedNoise,
         signer: Ed25519PrivateKey,
         lifetime: Lifetime | None = None,
+        line: Line = "model",
     ) -> None:
         privacy = task.config.privacy
         self._path = folder / "ledgers" / f"{key:016x}.jsonl"
         self._task, self._key, self._noise, self._signer, self._lifetime = task, key, noise, signer, lifetime
+        self._line: Line = line
         source = SeededNoise(0).name if privacy.noise_source == "seeded" else SecureNoise().name
         header = _header(task.run_id, task.population, privacy.delta, privacy.epsilon, source)
         self._header = replace(header, run_id=f"{task.run_id}/{key:016x}")
@@ -63,6 +66,7 @@ class SecureAccount:
         noise, release = self._noise, self._noise.release()
         event = SkellamEvent(
             round=self._task.round_number,
+            line=self._line,
             clip_norm=noise.clip_norm,
             noise_multiplier=noise.noise_multiplier,
             sampling="full",

@@ -19,6 +19,8 @@ from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import secure_messages as messages
 from mmfed.federated import tasks, wire
 from mmfed.federated.faults import faults_as_replies
+from mmfed.federated.one_shot_devices import single_statistics
+from mmfed.federated.one_shot_terms import LINES, ROUND, check_offer, sum_name, sum_noise
 from mmfed.federated.secure_account import SecureAccount
 from mmfed.federated.secure_roster import pinned_roster
 from mmfed.federated.secure_terms import round_noise
@@ -91,7 +93,7 @@ def add_secure_steps(app: ClientApp, find: FindNode) -> None:
         (sealed,) = messages.fields_of(message.content, "shares")
         with resumed(node, message, context) as device:
             check_terms(device.context, node, task)
-            vector = contribution(node, task, _model(node, message), charged=True)
+            vector = contribution(node, task, message, charged=True)
             masked = device.mask([SealedShare.from_bytes(share) for share in messages.many(sealed)], vector)
         return Message(messages.replying({"vector": masked}), reply_to=message)
 
@@ -125,7 +127,7 @@ def add_secure_steps(app: ClientApp, find: FindNode) -> None:
                 "the coordinator asks for a vector without masks; only a node of a simulation gives one.",
                 "run the coordinator with privacy.masks = 'always'.",
             )
-        noise, vector = _noise(node, task), contribution(node, task, _model(node, message))
+        noise, vector = _noise(node, task), contribution(node, task, message)
         ring = Ring(noise.bits)
         return Message(messages.replying({"vector": ring.pack(ring.encode(vector))}), reply_to=message)
 
@@ -144,10 +146,12 @@ def check_unmasked(task: tasks.Task) -> None:
         )
 
 
-def contribution(node: Node, task: tasks.Task, parameters: dict[str, Tensor], *, charged: bool = False) -> IntArray:
-    """[width] int64: the sum of the chosen users' encoded updates, each with its share of the noise.
+def contribution(node: Node, task: tasks.Task, message: Message, *, charged: bool = False) -> IntArray:
+    """[width] int64: the sum of the chosen users' encoded updates, each with its share of the noise; before the first
+    round of their vectors of the one-shot release.
 
     Args:
+        message: holds the model, where there is a round of training.
         charged: every user charges the own ledger first.
 
     Raises:
@@ -155,11 +159,15 @@ def contribution(node: Node, task: tasks.Task, parameters: dict[str, Tensor], *,
     """
     noise = _noise(node, task)
     total = np.zeros(noise.width, dtype=np.int64)
-    for key, update in node.single_updates(task, parameters):
+    early = task.round_number == ROUND
+    vectors = single_statistics(node, task) if early else node.single_updates(task, _model(node, message))
+    line = LINES[sum_name(task.items)] if early else "model"
+    for key, update in vectors:
         source = _source(task, key)
         encoded = noise.encode(update, run_id=task.run_id, round_number=task.round_number, source=source)
         if charged:
-            SecureAccount(node.state_folder, key, task, noise, identity_of(node), node.lifetime).charge(encoded)
+            signer = identity_of(node)
+            SecureAccount(node.state_folder, key, task, noise, signer, node.lifetime, line).charge(encoded)
         total += encoded
     return total
 
@@ -237,12 +245,22 @@ def _elsewhere() -> MmfedError:
 
 
 def _noise(node: Node, task: tasks.Task) -> DistributedNoise:
+    if task.round_number == ROUND:
+        check_offer(task, node.model.item_count)
+        return sum_noise(
+            task.config,
+            node.model.item_count,
+            population=task.population,
+            noise_multiplier=task.noise_multiplier,
+            items=task.items,
+        )
     return round_noise(task.config, node.shapes, population=task.population, noise_multiplier=task.noise_multiplier)
 
 
 def _source(task: tasks.Task, key: int) -> RandomWords:
     if task.config.privacy.noise_source == "seeded":
-        return SeededWords(derive(task.config.run.seed, "device", key), "shares", task.round_number)
+        purpose = f"one-shot-{sum_name(task.items)}" if task.round_number == ROUND else "shares"
+        return SeededWords(derive(task.config.run.seed, "device", key), purpose, task.round_number)
     return SecureWords()
 
 

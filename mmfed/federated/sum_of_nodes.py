@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -26,10 +27,11 @@ def sum_of_nodes(
     purpose: str,
     arrays: ArrayRecord | None = None,
     check: Callable[[FloatArray], object] | None = None,
+    noise: float = 0.0,
 ) -> tuple[FloatArray, int]:
     """[size of the array] the sum over the users that answered, and how many these are.
 
-    Every user adds a vector of norm 1 at most; a node whose answer is larger than its users can make is left out.
+    Every user adds a vector of norm 1 at most; a node whose answer is larger than that and their noise is left out.
     Answers are added in the order of the nodes' users: the same in every run, whatever ids Flower draws.
 
     Args:
@@ -40,6 +42,7 @@ def sum_of_nodes(
         purpose: the name of the round in messages.
         arrays: the model, where it goes with the question.
         check: raises ``MmfedError`` for an answer that cannot be; None for none but the norm.
+        noise: deviation that every user adds to each coordinate; 0 where users add none.
 
     Raises:
         MmfedError: no node answers.
@@ -60,7 +63,7 @@ def sum_of_nodes(
             if node not in waiting:
                 raise MmfedError(ExitCode.FEDERATION, "nobody asked it, or it answered before", "look at the node.")
             waiting.remove(node)
-            vector, realised = _checked(reply, name, shape, most=len(asked[node].users))
+            vector, realised = _checked(reply, name, shape, most=len(asked[node].users), noise=noise)
             if check is not None:
                 check(vector)
         except MmfedError as fault:
@@ -79,12 +82,13 @@ def sum_of_nodes(
     return total, users_in
 
 
-def _checked(reply: Message, name: str, shape: tuple[int, ...], *, most: int) -> tuple[FloatArray, int]:
+def _checked(reply: Message, name: str, shape: tuple[int, ...], *, most: int, noise: float) -> tuple[FloatArray, int]:
     """The array of one answer and the users in it, of whom there are ``most``."""
     if reply.has_error():
         raise MmfedError(ExitCode.FEDERATION, faults.reason(reply.error), "look at the node's log.")
     arrays, realised = tasks.read_training_reply(reply.content)
     vector = wire.decode(arrays, {name: shape})[name].double().numpy()
-    if realised > most or not np.linalg.norm(vector) <= realised * (1 + 1e-6):
+    added = noise * math.sqrt(realised) * (math.sqrt(vector.size) + 8.0)  # honest noise is longer once in 1e14
+    if realised > most or not np.linalg.norm(vector) <= realised * (1 + 1e-6) + added:
         raise MmfedError(ExitCode.FEDERATION, "a sum larger than its users can make", "update the node.")
     return vector, realised

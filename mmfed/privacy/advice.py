@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmfed.privacy.one_shot import OneShotPlan, plan_one_shot
-from mmfed.privacy.units import check_count
+from mmfed.privacy.one_shot_local import LocalOneShotPlan, plan_one_shot_local
+from mmfed.privacy.one_shot_shares import SharedOneShotPlan, plan_one_shot_shares
+from mmfed.privacy.units import Mode, check_count
 
-MOST_ITEMS = 10_000  # federated.one_shot: several dense matrices of that size
-COVERED = 700  # federated.one_shot: most popular items whose pairs are asked for
+MOST_ITEMS = 10_000  # federated.one_shot_terms: several dense matrices of that size
+COVERED = 700  # federated.one_shot_terms: most popular items whose pairs are asked for
 # Strongest direction of the co-occurrence over the number of users, as measured on public shops: 0.14 on
 # MovieLens-100K (median history 63), 0.05 on the demo shop (10), 0.004 on Amazon Baby and TikTok (4 and 2).
 LONG_HISTORY, STRENGTH_LONG, STRENGTH_SHORT = 10, 0.05, 0.004
 
+AnyPlan = OneShotPlan | SharedOneShotPlan | LocalOneShotPlan
+MODES: tuple[Mode, ...] = ("user-central", "user-distributed", "user-local")
 Way = Literal["one-shot", "one-shot, popularity alone", "iterative"]
 
 
@@ -32,15 +36,22 @@ class Advice:
 
     way: Way
     reasons: tuple[str, ...]
-    plan: OneShotPlan | None
+    plan: AnyPlan | None
     strength: float | None
     settings: tuple[str, ...]
 
 
 def advise(
-    *, population: int, items: int, epsilon: float, delta: float | None = None, history: int = LONG_HISTORY
+    *,
+    population: int,
+    items: int,
+    epsilon: float,
+    delta: float | None = None,
+    history: int = LONG_HISTORY,
+    mode: Mode = "user-central",
+    minimum_survivors: float = 0.8,
 ) -> Advice:
-    """One-shot or iterative for a population, a catalogue and an ε, in user-central mode.
+    """One-shot or iterative for a population, a catalogue and an ε.
 
     Args:
         population: enrolled users, N.
@@ -48,6 +59,8 @@ def advise(
         epsilon: of the whole run, nats.
         delta: None takes N ** -1.1.
         history: events of a typical person, as a guess: looking it up in private data would be a release.
+        mode: "user-central", "user-distributed" or "user-local".
+        minimum_survivors: user-distributed: least share of the users in a sum.
 
     Raises:
         MmfedError: a parameter is out of range.
@@ -59,9 +72,20 @@ def advise(
         return Advice(
             way="iterative", reasons=(reason,), plan=None, strength=None, settings=("one_shot.enabled=false",)
         )
-    whole = plan_one_shot(population=population, epsilon=epsilon, delta=delta, popularity_share=0.1)
     covered = min(items, COVERED)
-    edge = 2.0 * (whole.cooccurrence_noise or 0.0) / math.sqrt(2.0) * math.sqrt(covered)
+
+    def planned(share: float | None) -> AnyPlan:
+        shares = {"population": population, "epsilon": epsilon, "delta": delta, "popularity_share": share}
+        if mode == "user-local":
+            return plan_one_shot_local(**shares)
+        if mode == "user-distributed":
+            pairs = covered * (covered + 1) // 2
+            return plan_one_shot_shares(items=items, pairs=pairs, minimum_survivors=minimum_survivors, **shares)
+        return plan_one_shot(**shares)
+
+    whole = planned(0.1)
+    noise = (whole.cooccurrence_noise or 0.0) * (math.sqrt(population) if mode == "user-local" else 1.0)
+    edge = 2.0 * noise / math.sqrt(2.0) * math.sqrt(covered)
     strength = (STRENGTH_LONG if history >= LONG_HISTORY else STRENGTH_SHORT) * population / edge
     estimate = (
         f"the strongest direction of the co-occurrence of {covered} items is about {strength:.2g} times the edge of "
@@ -69,18 +93,20 @@ def advise(
     )
     once = "the release pays once for a short vector; rounds share the same epsilon over all parameters of a model"
     settings = ["one_shot.enabled=true", "federation.rounds=0", f"privacy.epsilon={epsilon:g}"]
+    if mode != "user-central":
+        settings.append(f"privacy.mode={mode}")
     if strength < 1.0:
         reasons = (
             f"{estimate}: it would drown. Popularity is a shorter vector and is seen; taste comes from content and the "
             "own history, on the device.",
             f"{once}: rounds would fare no better.",
         )
-        plan = plan_one_shot(population=population, epsilon=epsilon, delta=delta, popularity_share=1.0)
+        plan = planned(1.0)
         settings.append("one_shot.popularity_share=1")
         return Advice(
             way="one-shot, popularity alone", reasons=reasons, plan=plan, strength=strength, settings=tuple(settings)
         )
-    plan = plan_one_shot(population=population, epsilon=epsilon, delta=delta)
+    plan = planned(None)
     if plan.cooccurrence_noise is None:  # the run would leave the pairs out by itself
         plan = whole
         settings.append("one_shot.popularity_share=0.1")

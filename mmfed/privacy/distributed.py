@@ -80,7 +80,12 @@ class DistributedNoise:
     @property
     def standard_deviation(self) -> float:
         """Of the noise in the sum of ``minimum`` users, in the units of the update."""
-        return math.sqrt(2 * self.ticks * self.minimum / UNIT) / self.scale
+        return self.deviation(self.minimum)
+
+    def deviation(self, users: int) -> float:
+        """Of the noise in the sum of so many users, in the units of the update; their rounding adds about 1/6 a
+        user and coordinate to its variance in integers, next to nothing."""
+        return math.sqrt(2 * self.ticks * users / UNIT) / self.scale
 
     @property
     def bits(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmfed.errors import ExitCode, MmfedError
@@ -11,7 +12,7 @@ from mmfed.privacy.accounting import epsilon as account
 from mmfed.privacy.distributed import DistributedNoise, sensitivities
 from mmfed.privacy.planning import Plan
 from mmfed.privacy.secure_aggregation.context import least_threshold
-from mmfed.privacy.skellam import skellam_noise_for
+from mmfed.privacy.skellam import SkellamRelease, skellam_noise_for
 from mmfed.privacy.units import check_count, check_delta, check_epsilon, check_population, check_rate, default_delta
 
 CLIP_NORM = 1.0  # of a plan, which speaks in clip norms
@@ -110,7 +111,10 @@ def plan_distributed(
     )
 
 
-def distributed_noise_multiplier(*, epsilon: float, delta: float, parameters: int, rounds: int) -> float:
-    """σ of ``rounds`` sums of updates of so many coordinates that together cost at most ``epsilon``."""
+def distributed_noise_multiplier(
+    *, epsilon: float, delta: float, parameters: int, rounds: int, beside: Sequence[SkellamRelease] = ()
+) -> float:
+    """σ of ``rounds`` sums of updates of so many coordinates that together, and with ``beside``, cost at most
+    ``epsilon``."""
     square, l1 = sensitivities(parameters)
-    return skellam_noise_for(epsilon=epsilon, delta=delta, l2_squared=square, l1=l1, rounds=rounds)
+    return skellam_noise_for(epsilon=epsilon, delta=delta, l2_squared=square, l1=l1, rounds=rounds, beside=beside)

@@ -11,6 +11,7 @@ No amplification by sampling is claimed: the server sees who takes part.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmfed.errors import ExitCode, MmfedError
@@ -63,8 +64,19 @@ def skellam_rdp(order: int, noise_multiplier: float, l2_squared: float, l1: floa
     return order / (2 * noise_multiplier**2) + min(second, 3 * l1 / (2 * variance))
 
 
-def skellam_noise_for(*, epsilon: float, delta: float, l2_squared: int, l1: int, rounds: int) -> float:
+def skellam_noise_for(
+    *,
+    epsilon: float,
+    delta: float,
+    l2_squared: int,
+    l1: int,
+    rounds: int,
+    beside: Sequence[SkellamRelease] = (),
+) -> float:
     """The smallest noise multiplier σ, to 1e-5 relative, whose ε over ``rounds`` releases is at most ``epsilon``.
+
+    Args:
+        beside: releases of other noise that the same ε has to cover.
 
     Raises:
         MmfedError: a parameter is out of range, or no σ up to 1e6 is enough.
@@ -76,7 +88,7 @@ def skellam_noise_for(*, epsilon: float, delta: float, l2_squared: int, l1: int,
     one = SkellamRelease(noise_multiplier=1.0, l2_squared=l2_squared, l1=l1, count=rounds)
 
     def fits(sigma: float) -> bool:
-        return account([replace(one, noise_multiplier=sigma)], delta).value <= epsilon * (1 - 1e-6)
+        return account([replace(one, noise_multiplier=sigma), *beside], delta).value <= epsilon * (1 - 1e-6)
 
     low, high = 1e-3, 1.0
     while not fits(high):

@@ -73,7 +73,11 @@ def against_rounds(run: RunFolder, config: Config, audit: AuditResult) -> AuditR
     if config.privacy.mode in (*DEVICE_MODES, "user-ftrl"):
         updates = sum(int(record["realised"]) for record in records)
         devices = [one for one in audit.ledgers if run.devices in one.path.parents]
-        releases = sum(one.releases for one in devices)
+        early = sum(line.body["round"] == 0 for one in devices for line in one.charges())  # the one-shot release
+        releases = sum(one.releases for one in devices) - early
+        if config.one_shot.enabled and not early and records:
+            what = "no release before the rounds in any device ledger, though the run had a one-shot release"
+            findings.append(Finding(run.devices, None, what))
         if releases < updates and all(one.holds for one in devices):
             what = f"{releases} releases in all device ledgers, though the run summed {updates} updates"
             findings.append(Finding(run.devices, None, what))

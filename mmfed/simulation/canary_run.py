@@ -167,7 +167,9 @@ def run_with_coins(config: Config, people: IntArray, *, seed: int) -> AuditedRun
         AuditedRound(number, before, wire.flatten(after, shapes) - wire.flatten(before, shapes))
         for number, (before, after) in enumerate(pairwise(models), start=1)
     ]
-    sigma = planned_noise(config, population, rate, parameters=dimension_of(shapes))
+    sigma = planned_noise(
+        config, population, rate, parameters=dimension_of(shapes), item_count=everyone.new_model().item_count
+    )
     return AuditedRun(config, run, everyone, people, included, rounds, rate, sigma)
 
 

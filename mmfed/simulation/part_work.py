@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmfed.errors import MmfedError
 from mmfed.federated import tasks, wire
-from mmfed.federated.one_shot import one_shot_shapes
+from mmfed.federated.one_shot_terms import one_shot_shapes
 from mmfed.federated.participant import Node, node_for
 from mmfed.types import FloatArray
 

@@ -68,7 +68,7 @@ def device_payloads(
     arrays = wire.encode(sent | model.public_tensors(), everything)
     population = workspace.shop.interactions.user_count
     rate = sampling.sampling_rate(config.federation.cohort, population)
-    sigma = planned_noise(config, population, rate, parameters=dimension_of(shapes)) or 0.0
+    sigma = planned_noise(config, population, rate, parameters=dimension_of(shapes), item_count=model.item_count) or 0.0
     hold_workspace(config, workspace)
     grid = InProcessGrid(client_app(), nodes=1, state_folder=run.devices)
     answered, updates = [], []

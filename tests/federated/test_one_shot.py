@@ -16,14 +16,8 @@ from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import tasks
 from mmfed.federated.coordinator import enrol
-from mmfed.federated.one_shot import (
-    MOST_ITEMS,
-    OneShotRound,
-    check_one_shot,
-    collect_one_shot,
-    load_one_shot,
-    one_shot_shapes,
-)
+from mmfed.federated.one_shot import OneShotRound, collect_one_shot, load_one_shot
+from mmfed.federated.one_shot_terms import MOST_ITEMS, check_one_shot, one_shot_shapes
 from mmfed.federated.participant import client_app
 from mmfed.federated.workspace import load_workspace
 from mmfed.privacy.keys import load_or_create_key
@@ -123,14 +117,14 @@ def test_without_it_no_device_is_asked(configured):
 
 
 class TestPrivacy:
-    @pytest.mark.parametrize("mode", ["record"])
+    @pytest.mark.parametrize("mode", ["record", "user-ftrl"])
     def test_the_server_does_not_ask(self, configured, mode):
         """Whatever comes first, the configuration or the check, no device hears of it."""
         with pytest.raises(MmfedError, match="one_shot") as fault:
             federate(configured(*PLAIN, f"privacy.mode={mode}", "federation.rounds=1"))
         assert fault.value.code in (ExitCode.PRIVACY, ExitCode.CONFIG)
 
-    @pytest.mark.parametrize("mode", ["record"])
+    @pytest.mark.parametrize("mode", ["record", "user-ftrl"])
     def test_the_collection_itself_refuses(self, configured, tmp_path, mode):
         plain = configured(*PLAIN)
         private = plain.model_copy(update={"privacy": plain.privacy.model_copy(update={"mode": mode})})
@@ -141,14 +135,14 @@ class TestPrivacy:
         assert not answers, "no device was asked"
         assert not list(tmp_path.rglob("one-shot*"))
 
-    @pytest.mark.parametrize("mode", ["record"])
+    @pytest.mark.parametrize("mode", ["record", "user-ftrl"])
     def test_a_device_does_not_answer(self, configured, tmp_path, mode):
         """A hostile or mistaken server asks all the same."""
         config = configured("privacy.mode=none")
         private = config.model_copy(update={"privacy": config.privacy.model_copy(update={"mode": mode})})
         reply = device(config, tmp_path)(tasks.task_content(task_of(private)), tasks.ONE_SHOT)
         assert reply.has_error()
-        assert "has no noise yet" in reply.error.reason
+        assert "no one-shot release" in reply.error.reason
         assert mode in reply.error.reason
 
     def test_a_device_that_demands_privacy_does_not_answer(self, configured, tmp_path):

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federation import SpyingGrid, device, federate
-from scipy import stats
+from one_shot_sums import accepted, direct_sums
 from tiny_shop import ITEMS, USERS
 
 from mmfed.config import Config
 from mmfed.errors import ExitCode, MmfedError
 from mmfed.federated import one_shot, one_shot_sum, tasks
 from mmfed.federated.coordinator import coordinate, enrol, planned_noise
-from mmfed.federated.one_shot import MOST_NOISED_ITEMS, OneShotRound, check_one_shot, collect_one_shot, load_one_shot
-from mmfed.federated.one_shot_sum import OneShotRelease, one_shot_plan
+from mmfed.federated.one_shot import OneShotRound, collect_one_shot, load_one_shot
+from mmfed.federated.one_shot_sum import OneShotRelease
+from mmfed.federated.one_shot_terms import MOST_NOISED_ITEMS, check_one_shot, one_shot_plan
 from mmfed.federated.participant import client_app
 from mmfed.federated.workspace import load_workspace
 from mmfed.models.noised_ease import NoisedEase
@@ -30,7 +31,7 @@ from mmfed.records import RunFolder
 from mmfed.simulation.audit_run import against_rounds
 from mmfed.simulation.inprocess import InProcessGrid
 from mmfed.simulation.scorer import WEIGHT_UNDER_NOISE, run_model
-from mmfed.training.cooccurrence import packed, packed_size
+from mmfed.training.cooccurrence import packed_size
 
 PRIVATE = (
     "one_shot.enabled=true",
@@ -41,21 +42,6 @@ PRIVATE = (
     "federation.rounds=0",
 )
 COVERED = 12
-
-
-def direct_sums(config: Config, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Popularity [items] and the packed co-occurrence of some items, by loops over everybody in one place."""
-    train = load_workspace(config).split.train
-    counts, total = np.zeros(ITEMS), np.zeros((ITEMS, ITEMS))
-    for user in range(train.user_count):
-        latest = {int(item): place for place, item in enumerate(train.items[train.rows(user)])}
-        counts[list(latest)] += 1 / math.sqrt(len(latest))
-        own = np.zeros((ITEMS, ITEMS))
-        for i, t in latest.items():
-            for j, s in latest.items():
-                own[i, j] = 0.95 ** abs(t - s) if i in items and j in items else 0.0
-        total += own / max(np.linalg.norm(own), 1e-300)
-    return counts, packed(total[np.ix_(items, items)])
 
 
 def lines(run: RunFolder) -> list[dict]:
@@ -110,10 +96,6 @@ class TestTheRun:
         exact = direct_sums(config, kept.items)[1]
         noise = kept.vectors["cooccurrence"] - exact
         assert len(np.unique(noise)) == len(noise)
-
-        def accepted(values: np.ndarray, sigma: float) -> bool:
-            statistic = float(np.square(values / sigma).sum())
-            return min(stats.chi2.cdf(statistic, values.size), stats.chi2.sf(statistic, values.size)) > 1e-4
 
         for factor, right in ((1.0, True), (2 / 3, False), (1.5, False)):
             assert accepted(noise, factor * plan.cooccurrence_noise) == right
@@ -199,8 +181,8 @@ class TestTheBudget:
         config = configured(*PRIVATE, "federation.rounds=3")
         without = config.model_copy(update={"one_shot": config.one_shot.model_copy(update={"enabled": False})})
         beside, alone = (
-            planned_noise(config, USERS, 1.0, parameters=1),
-            planned_noise(without, USERS, 1.0, parameters=1),
+            planned_noise(config, USERS, 1.0, parameters=1, item_count=ITEMS),
+            planned_noise(without, USERS, 1.0, parameters=1, item_count=ITEMS),
         )
         assert beside is not None
         assert alone is not None

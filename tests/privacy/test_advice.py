@@ -8,7 +8,8 @@ import pytest
 
 from mmfed.config import build_config
 from mmfed.errors import MmfedError
-from mmfed.privacy.advice import COVERED, MOST_ITEMS, advise
+from mmfed.federated.one_shot_terms import check_one_shot
+from mmfed.privacy.advice import COVERED, MODES, MOST_ITEMS, advise
 
 
 def test_many_people_and_a_catalogue_that_fits_spend_once() -> None:
@@ -49,6 +50,19 @@ def test_more_epsilon_more_people_and_longer_histories_never_hurt() -> None:
 
     assert strength(epsilon=4.0) > strength() > strength(epsilon=1.0)
     assert strength(population=6_000) > strength() > strength(history=3)
+
+
+def test_less_trust_costs_signal_and_much_of_it_where_nobody_is_trusted() -> None:
+    found = {mode: advise(population=10**5, items=485, epsilon=4.0, mode=mode) for mode in MODES}
+    central, shared, local = (found[mode].strength or 0.0 for mode in MODES)
+    assert central > shared > central / 1.2
+    assert local == pytest.approx(central / math.sqrt(2 * 10**5), rel=0.01)  # √2 of replace-one, √N of the devices
+    assert found["user-local"].way == "one-shot, popularity alone"
+    assert advise(population=10**7, items=485, epsilon=4.0, mode="user-local").way == "one-shot"
+    for mode in ("user-distributed", "user-local"):
+        config = build_config({}, found[mode].settings)
+        check_one_shot(config, 485)
+        assert config.privacy.mode == mode
 
 
 @pytest.mark.parametrize("population", [200, 10_000, 10**6])

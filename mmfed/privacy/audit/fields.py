@@ -102,6 +102,8 @@ _MECHANISMS = {
     "record": ("dp-sgd",),
 }
 _LOCAL_SENSITIVITY = 2.0  # replace-one, in clip norms: nothing less is believed of user-local
+# ... but of the one-shot release, before the rounds: vectors of norm 1 without a negative entry are √2 apart at most.
+_ONE_SHOT_SENSITIVITY = math.sqrt(2.0) * (1 - 1e-12)
 
 
 _SKELLAM: dict[str, Check] = {"l2_squared": _whole(1), "l1": _whole(1), "minimum_cohort": _whole(1)}
@@ -149,8 +151,9 @@ def _local_fault(mode: str, body: Mapping[str, Any]) -> str | None:
     """What a device's own release must say, and others may not."""
     sensitivity = body.get("sensitivity", 1.0)
     if mode == "user-local":
-        if sensitivity < _LOCAL_SENSITIVITY:
-            return f"sensitivity {sensitivity!r} clip norms in mode user-local, where replace-one makes it 2"
+        if sensitivity < (_ONE_SHOT_SENSITIVITY if body["round"] == 0 else _LOCAL_SENSITIVITY):
+            least = "the square root of 2 before the rounds" if body["round"] == 0 else "2"
+            return f"sensitivity {sensitivity!r} clip norms in mode user-local, where replace-one makes it {least}"
         if body["noise_added_by"] != "device" or body["sampling"] != "full":
             return "mode user-local, but the device did not add the noise, or a sampling claim is made"
     elif sensitivity < 1:
