@@ -57,7 +57,7 @@ def denoised_popularity(noised: FloatArray, deviation: float, content: FloatArra
 
 def _prior(noised: FloatArray, deviation: float, content: FloatArray) -> FloatArray:
     """[items] exp(a + content · b), by reweighted ridge regression on the noised counts."""
-    columns = np.column_stack([np.ones(len(noised)), _directions(content, PRIOR_COLUMNS)])
+    columns = np.column_stack([np.ones(len(noised)), content_directions(content, PRIOR_COLUMNS)])
     penalty = np.diag([1e-6, *[PRIOR_RIDGE] * (columns.shape[1] - 1)])
     mean = max(float(noised.mean()), deviation / np.sqrt(len(noised)), 1e-9)
     weights = np.zeros(columns.shape[1])
@@ -76,7 +76,7 @@ def _bounded(logs: FloatArray, mean: float) -> FloatArray:
     return np.exp(np.clip(logs, np.log(mean) - 6.0, np.log(mean) + 6.0))
 
 
-def _directions(content: FloatArray, most: int) -> FloatArray:
+def content_directions(content: FloatArray, most: int) -> FloatArray:
     """[items, ≤ most] the strongest directions of the content, each of mean square 1."""
     if not content.shape[1]:
         return content
@@ -125,7 +125,7 @@ def denoised_cooccurrence(
     estimate = np.zeros_like(noised)
     order = np.argsort(-popularity, kind="stable")
     for dimensions, most in subspaces:
-        columns = np.column_stack([np.ones(len(noised)), _directions(content, dimensions)])
+        columns = np.column_stack([np.ones(len(noised)), content_directions(content, dimensions)])
         basis = np.linalg.qr(columns * np.power(popularity, POPULARITY_POWER)[:, None])[0]
         found = basis @ kept_spectrum(basis.T @ noised @ basis, deviation) @ basis.T
         top = np.ix_(order[:most], order[:most])

@@ -20,6 +20,7 @@ from mmfed.models.baselines.registry import build_baseline
 from mmfed.records import RunFolder, write_json
 from mmfed.scenario_file import read_scenario
 from mmfed.simulation.assess import assess_baseline, assess_rating_baselines
+from mmfed.simulation.private_als import AlsMethod, als_row
 from mmfed.simulation.run import RunResult, Watcher, check_unchanged, evaluate_run, simulate
 
 REFERENCE = "popularity"
@@ -52,6 +53,7 @@ class CompareSection(BaseModel):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     baselines: tuple[str, ...] = ("random", "popularity", "item_knn", "ease", "bpr_mf")
     methods: tuple[Method, ...] = ()
+    private_als: tuple[AlsMethod, ...] = ()
     published: tuple[Published, ...] = ()
     results: Path | None = Field(
         default=None, description="where the table is written as Markdown, relative to the scenario"
@@ -118,6 +120,8 @@ def compare(
             runs.append(_run(config, resume=resume, watcher=watcher))
         combined = combine_seeds([run.federated.result for run in runs], resamples=base.evaluation.bootstrap)
         table.add(_row(method.name, configs[0], runs), combined)
+    for method in section.private_als:
+        table.add(*als_row(load_workspace(base), method, section.seeds))
     if any("mse" in result.metrics for result in table.results.values()):
         for baseline in assess_rating_baselines(load_workspace(base)):
             row = {"name": baseline.name, "kind": baseline.kind, "federated": False, "privacy": None}

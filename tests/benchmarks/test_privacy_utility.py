@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmfed.config import build_config
+from mmfed.simulation.private_als import AlsMethod
 from simulations import privacy_utility
 
 HERE = Path(privacy_utility.__file__).parent
@@ -66,6 +67,16 @@ def test_every_method_has_the_epsilon_of_its_name(name: str) -> None:
     assert found == EPSILONS
 
 
+def test_every_row_of_alternating_least_squares_has_the_epsilon_of_its_name() -> None:
+    tree = tomllib.loads((HERE / "privacy_utility_ml100k.toml").read_text(encoding="utf-8"))
+    rows = [AlsMethod.model_validate(one) for one in tree["compare"]["private_als"]]
+    names = [f"alternating least squares, epsilon {epsilon}" for epsilon in EPSILONS]
+    assert [one.name for one in rows] == names
+    for one, epsilon in zip(rows, EPSILONS, strict=True):
+        assert ("infinite" if one.epsilon is None else f"{one.epsilon:g}") == epsilon
+        assert one.epsilon is None or one.delta == 1e-5
+
+
 def _toml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
 
@@ -75,3 +86,4 @@ def test_the_published_page_is_of_this_form() -> None:
     assert text.startswith(privacy_utility.ABOUT)
     for epsilon in EPSILONS:
         assert re.search(rf"^\| one-shot, epsilon {re.escape(epsilon)} \| 0\.\d", text, flags=re.M)
+        assert re.search(rf"^\| alternating least squares, epsilon {re.escape(epsilon)} \| 0\.\d", text, flags=re.M)
