@@ -27,17 +27,19 @@ METRICS = {
     "ild_category@10": "diversity@10, category space",
     "ild_content@10": "diversity@10, content space",
 }
-SCENARIOS = ("ml100k", "rounds", "shoppers")
+SCENARIOS = ("ml100k", "trust", "rounds", "shoppers")
 ABOUT = """# What privacy costs
 
 User-level differential privacy: everything a person ever did is one unit. Where a row says no other, mode
 `user-central`: add/remove one user; the server is trusted to add the noise. "one-shot" is the noised release of
 popularity and co-occurrence alone, denoised, with content and recency on the device ([the guide](../one-shot.md));
-"iterative" are noised rounds of training. "Alternating least squares" is the method of Chien et al. 2021: factors of
-users stay with them, those of items are fitted to noised sums of statistics; it is simulated in one place, no device
-runs it, and no ledger was charged. Popularity is exact, centralised and without privacy. Full ranking, honest
-negatives; means over the seeds with 95 % bootstrap intervals over users. Every seed has its own noise. The iterative
-rows are of few rounds and one seed: longer runs at epsilon 8 and without privacy stand in [ml100k.md](ml100k.md).
+"iterative" are noised rounds of training. "One-shot shared" and "one-shot local" are the same release, of one seed,
+in the modes `user-distributed` (zero-out; the server sees sums alone) and `user-local` (replace-one; no trust).
+"Alternating least squares" is the method of Chien et al. 2021: factors of users stay with them, those of items are
+fitted to noised sums of statistics; it is simulated in one place, no device runs it, and no ledger was charged.
+Popularity is exact, centralised and without privacy. Full ranking, honest negatives; means over the seeds with 95 %
+bootstrap intervals over users. Every seed has its own noise. The iterative rows are of few rounds and one seed: longer
+runs at epsilon 8 and without privacy stand in [ml100k.md](ml100k.md).
 
 The constants of denoising and scoring were chosen on the training and validation events of MovieLens-100K: that choice
 is not charged to epsilon, and its test figures were looked at several times on the way. So were the settings of

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmfed.data.schema import Action, Interactions, group_by_user
 from mmfed.federated import tasks, wire
-from mmfed.federated.one_shot import one_shot_shapes
+from mmfed.federated.one_shot_terms import one_shot_shapes
 from mmfed.federated.participant import Node
 from mmfed.federated.workspace import Workspace
 from mmfed.rng import numpy_generator

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmfed.config import build_config
+from mmfed.federated.one_shot_terms import check_one_shot
 from mmfed.simulation.private_als import AlsMethod
 from simulations import privacy_utility
 
@@ -50,7 +51,7 @@ def test_the_page_holds_figures_intervals_and_promises() -> None:
     assert "- a note" in text
 
 
-@pytest.mark.parametrize("name", privacy_utility.SCENARIOS)
+@pytest.mark.parametrize("name", [name for name in privacy_utility.SCENARIOS if name != "trust"])
 def test_every_method_has_the_epsilon_of_its_name(name: str) -> None:
     tree = tomllib.loads((HERE / f"privacy_utility_{name}.toml").read_text(encoding="utf-8"))
     section = tree.pop("compare")
@@ -65,6 +66,20 @@ def test_every_method_has_the_epsilon_of_its_name(name: str) -> None:
         assert config.one_shot.enabled == (way == "one-shot") == (config.federation.rounds == 0)
         assert config.selection == "last" or not private
     assert found == EPSILONS
+
+
+def test_rows_of_less_trust_are_the_release_in_the_modes_that_they_name() -> None:
+    tree = tomllib.loads((HERE / "privacy_utility_trust.toml").read_text(encoding="utf-8"))
+    found = []
+    for method in tree.pop("compare")["methods"]:
+        config = build_config(tree, [f"{key}={_toml(value)}" for key, value in method["set"].items()])
+        check_one_shot(config, 1682)
+        way = {"user-distributed": "shared", "user-local": "local"}[config.privacy.mode]
+        found.append(method["name"])
+        assert method["name"] == f"one-shot {way}, epsilon {config.privacy.epsilon:g}"
+        assert config.one_shot.enabled
+        assert config.federation.rounds == 0
+    assert len(set(found)) == 2 * len(EPSILONS[:-1])
 
 
 def test_every_row_of_alternating_least_squares_has_the_epsilon_of_its_name() -> None:
@@ -86,4 +101,6 @@ def test_the_published_page_is_of_this_form() -> None:
     assert text.startswith(privacy_utility.ABOUT)
     for epsilon in EPSILONS:
         assert re.search(rf"^\| one-shot, epsilon {re.escape(epsilon)} \| 0\.\d", text, flags=re.M)
+        for way in ("shared", "local") if epsilon != "infinite" else ():
+            assert re.search(rf"^\| one-shot {way}, epsilon {re.escape(epsilon)} \| 0\.\d", text, flags=re.M)
         assert re.search(rf"^\| alternating least squares, epsilon {re.escape(epsilon)} \| 0\.\d", text, flags=re.M)

@@ -17,6 +17,7 @@ from mmfed.federated import one_shot_sum, tasks
 from mmfed.federated import secure_messages as messages
 from mmfed.federated.one_shot import load_one_shot
 from mmfed.federated.one_shot_terms import device_plan, sum_noise
+from mmfed.federated.secure_exchange import SecureExchange
 from mmfed.federated.workspace import load_workspace
 from mmfed.models.noised_ease import NoisedEase
 from mmfed.privacy.audit.crosscheck import cross_check
@@ -116,7 +117,8 @@ class TestTheAccount:
         run.ledger.write_bytes(run.ledger.read_bytes().splitlines(keepends=True)[0])
         assert not against_rounds(run, config, audit_ledgers([run.ledger])).holds
 
-    def test_a_bound_on_the_line_stops_it_before_anybody_is_asked(self, configured):
+    def test_a_bound_on_the_line_stops_it_before_anybody_is_asked(self, configured, monkeypatch):
+        monkeypatch.setattr(SecureExchange, "total", lambda *arguments: pytest.fail("devices were asked"))
         config = configured(*ONE_NODE, "privacy.lines.statistics=0.1")
         with pytest.raises(MmfedError, match="budget of line statistics"):
             federate(config, nodes=1)
@@ -159,6 +161,15 @@ class TestDropouts:
         config = configured(*SHARED)
         with pytest.raises(MmfedError, match="9 users"):
             federate(config, nodes=USERS, fakes=fakes)
+        run = RunFolder(config.run.folder / config.run.name)
+        assert releases(run) == []
+        assert not (run.checkpoints / one_shot_sum.FILE).exists()
+
+    def test_without_masks_the_minimum_holds_as_well(self, configured):
+        """A node of three users that says nothing (labelled fake)."""
+        config = configured(*ONE_NODE)
+        with pytest.raises(MmfedError, match="9 users of the 10 needed; nothing was released"):
+            federate(config, nodes=4, fakes={2: lambda message, real: []})
         run = RunFolder(config.run.folder / config.run.name)
         assert releases(run) == []
         assert not (run.checkpoints / one_shot_sum.FILE).exists()
@@ -218,7 +229,7 @@ class TestADevice:
         one.task = replace(one.task, config=configured(*SECURE, *more))
         one.enrol()
         with pytest.raises(RefusalError, match=said):
-            one.until_masked()
+            one.say(messages.ADVERTISE, context=messages.context_bytes(one.context()))
         assert not list(tmp_path.rglob("ledgers/*.jsonl"))
 
     def test_a_second_ask_with_fresh_noise_is_refused_and_written_down(self, configured, tmp_path):
