@@ -130,19 +130,4 @@ class SharedOneShotRelease:
 
 
 def _event(name: str, noise: DistributedNoise, users: int, result: str) -> SkellamEvent:
-    release = noise.release()
-    return SkellamEvent(
-        round=ROUND,
-        line=LINES[name],
-        clip_norm=noise.clip_norm,
-        noise_multiplier=noise.noise_multiplier,
-        sampling="full",
-        sampling_rate=1.0,
-        planned_cohort=noise.cohort,
-        realised_cohort=users,
-        dropouts=noise.cohort - users,
-        result_hash=result,
-        l2_squared=release.l2_squared,
-        l1=release.l1,
-        minimum_cohort=noise.minimum,
-    )
+    return SkellamEvent.of(noise, round_number=ROUND, digest=result, users=users, line=LINES[name])

@@ -30,7 +30,7 @@ from mmfed.federated.faults import faults_as_replies
 from mmfed.federated.lifetime import Lifetime, lifetime_of
 from mmfed.federated.one_shot_devices import noised_statistics
 from mmfed.federated.one_shot_sum import cooccurrence_decay
-from mmfed.federated.one_shot_terms import check_one_shot, one_shot_shapes
+from mmfed.federated.one_shot_terms import ROUND, check_one_shot, one_shot_shapes
 from mmfed.federated.participation import ParticipationAccount
 from mmfed.federated.sealed_store import SealedStore
 from mmfed.federated.secure_participant import add_secure_steps, check_unmasked
@@ -131,8 +131,15 @@ class Node:
         """One round for the chosen users of this node.
 
         Raises:
-            MmfedError: the coordinator holds another catalogue, or asks for users who are not here.
+            MmfedError: the coordinator holds another catalogue, asks for users who are not here, or calls it a round
+                before the first, where ledgers hold the one-shot release, which is charged by other terms.
         """
+        if task.round_number <= ROUND:
+            raise MmfedError(
+                ExitCode.PRIVACY,
+                f"the coordinator asks for training in round {task.round_number}; rounds begin at 1.",
+                "nothing was sent; run the same mmfed version on the coordinator and on every device.",
+            )
         chosen = self.chosen(task)
         with torch.no_grad():
             for name, tensor in (self.model.shared_parameters() | self.model.public_tensors()).items():

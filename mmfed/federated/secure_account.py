@@ -63,19 +63,8 @@ class SecureAccount:
         Raises:
             MmfedError: the target would be passed (the refusal is written down), or the ledger cannot be written.
         """
-        noise, release = self._noise, self._noise.release()
-        event = SkellamEvent(
-            round=self._task.round_number,
-            line=self._line,
-            clip_norm=noise.clip_norm,
-            noise_multiplier=noise.noise_multiplier,
-            sampling="full",
-            sampling_rate=1.0,
-            planned_cohort=noise.cohort,
-            result_hash=result_hash(encoded),
-            l2_squared=release.l2_squared,
-            l1=release.l1,
-            minimum_cohort=noise.minimum,
+        event = SkellamEvent.of(
+            self._noise, round_number=self._task.round_number, digest=result_hash(encoded), line=self._line
         )
         lock = nullcontext() if self._lifetime is None else self._lifetime.locked()
         with lock, Ledger.resume(self._path, self._header, self._signer) as ledger:

@@ -42,21 +42,7 @@ class SecureRelease(Release):
             self._budget.admit(self.noise.release(), round_number=round_number)
 
     def _event(self, round_number: int, users: int, result: str) -> SkellamEvent:
-        noise, release = self.noise, self.noise.release()
-        return SkellamEvent(
-            round=round_number,
-            clip_norm=noise.clip_norm,
-            noise_multiplier=noise.noise_multiplier,
-            sampling="full",
-            sampling_rate=1.0,
-            planned_cohort=noise.cohort,
-            realised_cohort=users,
-            dropouts=noise.cohort - users,
-            result_hash=result,
-            l2_squared=release.l2_squared,
-            l1=release.l1,
-            minimum_cohort=noise.minimum,
-        )
+        return SkellamEvent.of(self.noise, round_number=round_number, digest=result, users=users)
 
     def decoded(self, total: IntArray, *, run_id: str, round_number: int, users: int) -> FloatArray:
         """[dimension] the noised sum over the *planned* cohort, charged before it is used.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from mmfed.privacy.events import Mechanism, ReleaseEvent
+from mmfed.privacy.distributed import DistributedNoise
+from mmfed.privacy.events import Line, Mechanism, ReleaseEvent
 from mmfed.privacy.skellam import SkellamRelease
 
 
@@ -24,6 +25,32 @@ class SkellamEvent(ReleaseEvent):
     l2_squared: int
     l1: int
     minimum_cohort: int
+
+    @classmethod
+    def of(
+        cls, noise: DistributedNoise, *, round_number: int, digest: str, users: int | None = None, line: Line = "model"
+    ) -> SkellamEvent:
+        """The event of a sum, or of one user's part of it.
+
+        Args:
+            digest: of the result, hex SHA-256.
+            users: in the sum; None for one user's part, who does not know it.
+        """
+        release = noise.release()
+        event = cls(
+            round=round_number,
+            line=line,
+            clip_norm=noise.clip_norm,
+            noise_multiplier=noise.noise_multiplier,
+            sampling="full",
+            sampling_rate=1.0,
+            planned_cohort=noise.cohort,
+            result_hash=digest,
+            l2_squared=release.l2_squared,
+            l1=release.l1,
+            minimum_cohort=noise.minimum,
+        )
+        return event if users is None else replace(event, realised_cohort=users, dropouts=noise.cohort - users)
 
     def release(self) -> SkellamRelease:
         """What the accountant sees: no amplification by sampling, because the server sees who takes part."""

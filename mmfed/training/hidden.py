@@ -33,7 +33,7 @@ class OfHidden(TargetGradients):
 
     def __init__(self, training: RowTraining, tables: HiddenTables, present: Tensor) -> None:
         self._section, self._objective = training.section, objective_of(training.model, training.section)
-        self._tables, self._tower = tables, TargetTower(training, present, "hidden inputs")
+        self._tables, self._tower = tables, TargetTower(training, present, tables.inputs)
         self._item_in, self._user_in, self._out = (
             training.shared[name] for name in (tables.item_in, tables.user_in, tables.out)
         )

@@ -456,14 +456,9 @@ class _Stages(torch.nn.Module):
             return self.model.history_side(*arguments)
         if stage == "target":
             return self.model.target_side(*arguments)
-        if stage == "hidden inputs":
-            hidden = self.model.hidden_tables()
-            assert hidden is not None
-            return hidden.inputs(*arguments)
-        if stage == "residual parts":
-            residual = self.model.residual_tables()
-            assert residual is not None
-            return residual.parts(*arguments)
+        if stage == "of the model":  # a method of it, given first
+            method, *given = arguments
+            return method(*given)
         if stage == "states":
             return self.model.user_states(*arguments)
         if stage == "losses of states":

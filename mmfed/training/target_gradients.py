@@ -7,7 +7,8 @@ writes the derivatives of the full softmax by hand, in far fewer passes over the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from mmfed.models.base import ItemTables, ResidualTables
 from mmfed.training.batch import TrainingBatch
 from mmfed.training.rows import KnownProjection, Parameters, RowTraining, Traced, squared_norms
 from mmfed.training.softmax import SoftmaxDerivatives
+
+Side = Callable[[Mapping[str, Any], Tensor], tuple[Tensor, Tensor]]
 
 
 class TargetGradients(ABC):
@@ -223,23 +226,25 @@ class TargetTower:
     Args:
         training: the model and its parameters.
         present: [items, modality_columns] what the towers may read.
-        stage: of the model, that gives a table [items, width] and biases [items].
+        side: the model's method that gives a table [items, width] and biases [items]; None: ``target_side``.
     """
 
-    def __init__(self, training: RowTraining, present: Tensor, stage: str = "target") -> None:
+    def __init__(self, training: RowTraining, present: Tensor, side: Side | None = None) -> None:
         known = {modality: one for (side, modality), one in training.known.items() if side == "target"}
         leaves = {name: value.clone().requires_grad_() for name, value in (training.shared | training.rows).items()}
         products = {modality: one.product.clone().requires_grad_() for modality, one in known.items()}
         values: dict[str, Values] = dict(training.frozen)
         values |= {modality: KnownProduct(product) for modality, product in products.items()}
-        self._residual = training.model.residual_tables() if stage == "target" else None
+        self._residual = training.model.residual_tables() if side is None else None
         if self._residual is None:
-            target, bias = training.stages.run(leaves, stage, values, present)
+            target, bias = training.stages.run(
+                leaves, "of the model", side or training.model.target_side, values, present
+            )
             outputs = (target, bias)
         else:
             weights = training.shared[self._residual.parameter][self._residual.side]
             self._last = weights * self._residual.scale
-            target, hidden, bias = training.stages.run(leaves, "residual parts", values, present)
+            target, hidden, bias = training.stages.run(leaves, "of the model", self._residual.parts, values, present)
             outputs, self._hidden = (target, bias, hidden), hidden.detach()
             target = target + self._hidden @ self._last
         self._whole = [one.requires_grad for one in outputs]

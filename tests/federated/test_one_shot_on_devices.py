@@ -203,6 +203,28 @@ class TestADevice:
         assert sent(bounded, tmp_path / "b", task_of(bounded))[1] == 0
         assert sent(bounded, tmp_path / "b", task_of(bounded, np.arange(ITEMS)))[1] == 1
 
+    @pytest.mark.parametrize("mode", ["user-local", "record", "user-central", "none"])
+    def test_training_under_the_name_of_the_release_is_refused(self, configured, tmp_path, mode):
+        """An update moves by 2 clip norms, a vector of the release by √2: it must not be charged as one."""
+        config = configured(*LOCAL[3:], f"privacy.mode={mode}", "federation.rounds=3")
+        workspace = load_workspace(config)
+        arrays = wire.encode(workspace.new_model().shared_parameters(), wire.shared_shapes(workspace.new_model()))
+        for round_number, refused in ((0, True), (1, False)):
+            task = tasks.Task(
+                config=config,
+                run_id="run-1",
+                population=USERS,
+                noise_multiplier=50.0,
+                catalogue=workspace.features.digest,
+                round_number=round_number,
+                users=workspace.user_keys[3:4],
+            )
+            reply = device(config, tmp_path)(tasks.task_content(task, arrays), tasks.TRAIN)
+            assert reply.has_error() == refused
+            if refused:
+                assert "rounds begin at 1" in reply.error.reason
+                assert not list(tmp_path.rglob("*.jsonl")), "nothing was charged, nothing left"
+
     def test_a_charge_that_cannot_be_made_durable_lets_nothing_out(self, configured, tmp_path, monkeypatch):
         from mmfed.privacy.ledger import Ledger
 
