@@ -65,7 +65,7 @@ class TrainingSection(Section):
     )
     optimiser: Literal["sgd", "momentum", "adam"] = Field(
         default="sgd",
-        description="local optimiser; its state lives for one round (momentum .9; Adam .9, .999, floor 1e-6)",
+        description="local optimiser; its state lives for one round (momentum .9; Adam .9, .999, floor 1e-5)",
     )
     learning_rate: float = Field(default=1.0, gt=0, description="local step size")
     negative_sampling: Literal["uniform", "popularity", "hard"] = Field(
